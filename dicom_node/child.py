@@ -1,0 +1,115 @@
+"""The child process in which every run happens, and the frames it speaks with its parent.
+
+The parent starts it, it imports the heavy libraries, sets its memory limit, says `ready`, and waits for one request on
+standard input. It answers on the descriptor that was standard output; whatever libraries print goes to standard
+error. When the parent dies its end of standard input closes and the child ends at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from dicom_node.outcome import Picture, ResultObject, RunOutcome, Summary, request_from_json
+
+LENGTH = struct.Struct(">Q")
+
+
+def encode_outcome(outcome: RunOutcome) -> tuple[bytes, list[bytes]]:
+    """A JSON head that describes the outcome, and the bytes of its objects and pictures in order."""
+    objects = [{k: v for k, v in asdict(one).items() if k != "data"} for one in outcome.objects]
+    pictures = [{"name": one.name, "caption": one.caption} for one in outcome.pictures]
+    head = {"objects": objects, "pictures": pictures, "summary": outcome.summary.as_json()}
+    blobs = [one.data for one in outcome.objects] + [one.data for one in outcome.pictures]
+    return json.dumps(head).encode(), blobs
+
+
+def decode_outcome(head: dict[str, Any], blobs: list[bytes]) -> RunOutcome:
+    """The outcome from its head and bytes."""
+    count = len(head["objects"])
+    return RunOutcome(
+        objects=tuple(ResultObject(**one, data=data) for one, data in zip(head["objects"], blobs[:count], strict=True)),
+        pictures=tuple(Picture(**one, data=data) for one, data in zip(head["pictures"], blobs[count:], strict=True)),
+        summary=Summary.from_json(head["summary"]),
+    )
+
+
+def write_frame(stream: BinaryIO, data: bytes) -> None:
+    """One length-prefixed frame."""
+    stream.write(LENGTH.pack(len(data)))
+    stream.write(data)
+
+
+def main() -> None:
+    """Serve one request and exit. Exit status 0 means that an answer, good or bad, was written."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    memory_mb, threads = float(sys.argv[1]), int(sys.argv[2])
+    _limit_threads(threads)
+    from dicom_node.run import prepare_process, run  # the heavy imports, on purpose after the descriptors are set
+
+    prepare_process(threads)
+    _limit_memory(memory_mb)
+    write_frame(answers, b"ready")
+    answers.flush()
+    requests = sys.stdin.buffer
+    size = requests.read(LENGTH.size)
+    if len(size) < LENGTH.size:
+        return
+    request = request_from_json(requests.read(LENGTH.unpack(size)[0]))
+    threading.Thread(target=_end_with_parent, args=(requests,), daemon=True).start()
+    try:
+        outcome = run(request)
+    except MemoryError as error:
+        _answer_error(answers, "out of memory", str(error))
+    except RuntimeError as error:
+        kind = "out of memory" if "allocate memory" in str(error) or "out of memory" in str(error) else "error"
+        _answer_error(answers, kind, traceback.format_exc(limit=12))
+    except Exception:
+        _answer_error(answers, "error", traceback.format_exc(limit=12))
+    else:
+        head, blobs = encode_outcome(outcome)
+        write_frame(answers, b"outcome")
+        write_frame(answers, head)
+        for blob in blobs:
+            write_frame(answers, blob)
+        answers.flush()
+    os._exit(0)  # no thread of a library may hold up the end
+
+
+def _answer_error(answers: BinaryIO, kind: str, detail: str) -> None:
+    write_frame(answers, b"error")
+    write_frame(answers, json.dumps({"kind": kind, "detail": detail}).encode())
+    answers.flush()
+
+
+def _limit_threads(threads: int) -> None:
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+
+
+def _limit_memory(memory_mb: float) -> None:
+    """Allow `memory_mb` of address space beyond what the imported libraries have mapped already."""
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    limit = mapped + int(memory_mb * 1024 * 1024)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with_parent(requests: BinaryIO) -> None:
+    requests.read(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""What one received object is, read from its bytes before Success: complete, what the command said, and whose.
+
+One linear scan in any transfer syntax (PS3.5 A), digests of data set and pixel data, and the header facts that rules look
+at. Pixels are never decoded. Each refusal carries the DIMSE status that PS3.4 table B.2-1 and PS3.7 annex C give it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from dicom_node import text
+from dicom_node.ae import IMAGE_STORAGE_CLASSES
+from dicom_node.header import InstanceHeader
+from dicom_node.scan import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    Buffer,
+    Coding,
+    Malformed,
+    Span,
+    TooManyElements,
+    scan,
+)
+from storage.reception import ReceivedInstance
+
+MAXIMUM_INFLATED_BYTES = 256 * 1024 * 1024
+"""Largest deflated data set once inflated; deflate is used for reports and presentation states, which stay far below."""
+MAXIMUM_INFLATE_RATIO = 200
+"""Real objects deflate to a hundredth at best; the format itself allows 1:1032."""
+ALWAYS_INFLATED_BYTES = 4 * 1024 * 1024
+_INFLATE_STEP = 1024 * 1024
+
+OWN_MANUFACTURER = "Fovea"
+
+
+class Status(IntEnum):
+    """DIMSE statuses that the node answers a C-STORE with."""
+
+    SUCCESS = 0x0000
+    INVALID_SOP_INSTANCE = 0x0117
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
+    OUT_OF_RESOURCES = 0xA700
+    DOES_NOT_MATCH = 0xA900
+    CANNOT_UNDERSTAND = 0xC000
+
+
+class Refused(Exception):
+    """Raised when an object is not taken: the status and a sentence for the sender; no patient data in it."""
+
+    def __init__(self, status: Status, text: str, *, keep: bool = False, offending: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.keep = keep
+        """True where a copy is kept for a person to look at."""
+        self.offending = offending
+        """Tag of the element that does not fit, for Offending Element (0000,0901)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a C-STORE request (or a STOW-RS part) says about the object that comes with it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Patient and study as the object spells them, decoded."""
+
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    patient_sex: str
+    accession_number: str
+    study_date: str
+    study_description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """The facts of one object that passed every check."""
+
+    command: Command
+    study_instance_uid: str
+    series_instance_uid: str
+    identity: Identity
+    header: InstanceHeader
+    size: int
+    digest: str
+    """SHA-256 (hex) of the data set as received."""
+    pixel_digest: str | None
+    """SHA-256 (hex) of the pixel data element's value; None without pixel data."""
+    passive: bool
+    """True where it can start nothing: no image, or made by this product."""
+    own_equipment: bool
+    """True where its equipment says that this product made it."""
+
+    def received(self, path: str, *, own: bool) -> ReceivedInstance:
+        """The row to record, for the file at a path relative to the spool."""
+        who, header = self.identity, self.header
+        return ReceivedInstance(
+            study_instance_uid=self.study_instance_uid,
+            series_instance_uid=self.series_instance_uid,
+            sop_instance_uid=self.command.sop_instance_uid,
+            sop_class_uid=self.command.sop_class_uid,
+            transfer_syntax_uid=self.command.transfer_syntax_uid,
+            patient_id=who.patient_id,
+            issuer_of_patient_id=who.issuer_of_patient_id,
+            patient_name=who.patient_name,
+            patient_birth_date=who.patient_birth_date,
+            patient_sex=who.patient_sex,
+            accession_number=who.accession_number,
+            study_date=who.study_date,
+            study_description=who.study_description,
+            modality=header.modality,
+            series_number=header.series_number,
+            series_description=header.series_description,
+            path=path,
+            size=self.size,
+            digest=self.digest,
+            pixel_digest=self.pixel_digest,
+            header=header.as_json(),
+            passive=self.passive or own,
+            own=own,
+        )
+
+
+_TEXT_KEYWORDS = (
+    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate AccessionNumber Modality Manufacturer "
+    "StudyDescription SeriesDescription ManufacturerModelName PatientName PatientID IssuerOfPatientID PatientBirthDate "
+    "PatientSex PatientAge ContrastBolusAgent BodyPartExamined ScanningSequence SequenceVariant SequenceName "
+    "SliceThickness RepetitionTime EchoTime InversionTime MagneticFieldStrength SpacingBetweenSlices ProtocolName "
+    "StudyInstanceUID SeriesInstanceUID SeriesNumber InstanceNumber ImagePositionPatient ImageOrientationPatient "
+    "FrameOfReferenceUID NumberOfFrames PixelSpacing"
+).split()
+_TEXTS: dict[str, int] = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in _TEXT_KEYWORDS}
+_ROWS, _COLUMNS = 0x00280010, 0x00280011
+_PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)  # Pixel Data, Float Pixel Data, Double Float Pixel Data
+_WANTED = frozenset((*_TEXTS.values(), _ROWS, _COLUMNS, *_PIXEL_DATA))
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def check_command(sop_class_uid: str, sop_instance_uid: str) -> None:
+    """Raise Refused 0x0117 where the command's instance UID is missing or illegal, 0x0122 where its class is."""
+    if not is_uid(sop_instance_uid):
+        raise Refused(Status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or illegal")
+    if not is_uid(sop_class_uid):
+        raise Refused(Status.SOP_CLASS_NOT_SUPPORTED, "Affected SOP Class UID is missing or illegal")
+
+
+def is_uid(value: str) -> bool:
+    """True for 1 to 64 digits and dots in the form of PS3.5 9.1; leading zeros of a component are let pass."""
+    return len(value) <= 64 and _UID.fullmatch(value) is not None
+
+
+def examine(data: Buffer, command: Command) -> Examined:
+    """The facts of a received data set (without file meta information). Raises Refused; never anything else."""
+    check_command(command.sop_class_uid, command.sop_instance_uid)
+    coding, plain = _uncompressed(data, command.transfer_syntax_uid)
+    try:
+        found = scan(plain, coding, _WANTED)
+    except Malformed as error:
+        raise Refused(Status.CANNOT_UNDERSTAND, f"not a data set: {error}") from None
+    except TooManyElements as error:
+        raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit: {error}") from None
+    values = _values(plain, found)
+    _check_uids(values, command)
+    header = _header(values, _unsigned(plain, found, _ROWS, coding), _unsigned(plain, found, _COLUMNS, coding), found)
+    own_equipment = header.manufacturer == OWN_MANUFACTURER and header.manufacturer_model_name == OWN_MANUFACTURER
+    with memoryview(data) as whole:
+        digest = hashlib.sha256(whole).hexdigest()
+    return Examined(
+        command=command,
+        study_instance_uid=values["StudyInstanceUID"],
+        series_instance_uid=values["SeriesInstanceUID"],
+        identity=_identity(values),
+        header=header,
+        size=len(data),
+        digest=digest,
+        pixel_digest=_pixel_digest(plain, found),
+        passive=own_equipment or command.sop_class_uid not in IMAGE_STORAGE_CLASSES,
+        own_equipment=own_equipment,
+    )
+
+
+def _uncompressed(data: Buffer, transfer_syntax_uid: str) -> tuple[Coding, Buffer]:
+    if transfer_syntax_uid == ImplicitVRLittleEndian:
+        return IMPLICIT_LITTLE, data
+    if transfer_syntax_uid == ExplicitVRBigEndian:
+        return EXPLICIT_BIG, data
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        return EXPLICIT_LITTLE, _inflated(data)
+    return EXPLICIT_LITTLE, data
+
+
+def _inflated(data: Buffer) -> bytearray:
+    """The data set inside a raw deflate stream (PS3.5 A.5), never more than the limits hold."""
+    limit = min(MAXIMUM_INFLATED_BYTES, max(ALWAYS_INFLATED_BYTES, MAXIMUM_INFLATE_RATIO * len(data)))
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = bytearray()
+    rest: Buffer = data
+    try:
+        while not stream.eof and rest:
+            inflated += stream.decompress(rest, _INFLATE_STEP)
+            rest = stream.unconsumed_tail
+            if len(inflated) > limit:
+                raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit: inflates to more than {limit} bytes")
+    except zlib.error:
+        raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: broken deflate stream") from None
+    if not stream.eof or len(stream.unused_data) > 1:  # one byte of padding makes the length even
+        raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: deflate stream is cut off or followed by other bytes")
+    return inflated
+
+
+def _values(data: Buffer, found: dict[int, Span]) -> dict[str, str]:
+    """Every wanted text element, decoded; empty where absent."""
+    values = dict.fromkeys(_TEXTS, "")
+    codecs: tuple[str, ...] = ("ascii",)
+    for keyword, tag in _TEXTS.items():
+        span = found.get(tag)
+        if span is None:
+            continue
+        start, stop = span
+        values[keyword] = text.text(bytes(data[start : min(stop, start + text.MAXIMUM_VALUE_BYTES)]), codecs)
+        if keyword == "SpecificCharacterSet":
+            codecs = text.encodings(values[keyword])
+    return values
+
+
+def _check_uids(values: dict[str, str], command: Command) -> None:
+    for keyword, expected in (("SOPClassUID", command.sop_class_uid), ("SOPInstanceUID", command.sop_instance_uid)):
+        if values[keyword] != expected:
+            what = "differs from the command" if values[keyword] else "is missing"
+            raise Refused(Status.DOES_NOT_MATCH, f"{keyword} {what}", offending=_TEXTS[keyword])
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if not is_uid(values[keyword]):
+            what = "is illegal" if values[keyword] else "is missing"
+            raise Refused(Status.DOES_NOT_MATCH, f"{keyword} {what}", keep=True, offending=_TEXTS[keyword])
+
+
+def _unsigned(data: Buffer, found: dict[int, Span], tag: int, coding: Coding) -> int | None:
+    span = found.get(tag)
+    if span is None or span.stop - span.start != 2:
+        return None
+    return int.from_bytes(data[span.start : span.stop], "big" if coding is EXPLICIT_BIG else "little")
+
+
+def _pixel_digest(data: Buffer, found: dict[int, Span]) -> str | None:
+    for tag in _PIXEL_DATA:
+        if tag in found:
+            start, stop = found[tag]
+            with memoryview(data) as whole, whole[start:stop] as value:
+                return hashlib.sha256(value).hexdigest()
+    return None
+
+
+def _identity(values: dict[str, str]) -> Identity:
+    return Identity(
+        patient_id=values["PatientID"],
+        issuer_of_patient_id=values["IssuerOfPatientID"],
+        patient_name=values["PatientName"],
+        patient_birth_date=values["PatientBirthDate"],
+        patient_sex=values["PatientSex"],
+        accession_number=values["AccessionNumber"],
+        study_date=values["StudyDate"],
+        study_description=values["StudyDescription"],
+    )
+
+
+def _header(
+    values: dict[str, str], rows: int | None, columns: int | None, found: dict[int, Span]
+) -> InstanceHeader:
+    spacing = text.decimals(values["PixelSpacing"])
+    position = text.decimals(values["ImagePositionPatient"])
+    orientation = text.decimals(values["ImageOrientationPatient"])
+    return InstanceHeader(
+        modality=values["Modality"][:16],
+        body_part_examined=values["BodyPartExamined"],
+        series_description=values["SeriesDescription"],
+        series_number=text.integer(values["SeriesNumber"]),
+        instance_number=text.integer(values["InstanceNumber"]),
+        image_type=text.strings(values["ImageType"]),
+        scanning_sequence=text.strings(values["ScanningSequence"]),
+        sequence_variant=text.strings(values["SequenceVariant"]),
+        sequence_name=values["SequenceName"],
+        protocol_name=values["ProtocolName"],
+        echo_time_ms=text.decimal(values["EchoTime"]),
+        repetition_time_ms=text.decimal(values["RepetitionTime"]),
+        inversion_time_ms=text.decimal(values["InversionTime"]),
+        magnetic_field_strength=text.decimal(values["MagneticFieldStrength"]),
+        contrast_bolus_agent=values["ContrastBolusAgent"],
+        rows=rows,
+        columns=columns,
+        number_of_frames=text.integer(values["NumberOfFrames"]),
+        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing and len(spacing) == 2 else None,
+        slice_thickness_mm=text.decimal(values["SliceThickness"]),
+        spacing_between_slices_mm=text.decimal(values["SpacingBetweenSlices"]),
+        image_position_lps=(position[0], position[1], position[2]) if position and len(position) == 3 else None,
+        image_orientation=_six(orientation) if orientation and len(orientation) == 6 else None,
+        frame_of_reference_uid=values["FrameOfReferenceUID"],
+        patient_age=values["PatientAge"],
+        manufacturer=values["Manufacturer"],
+        manufacturer_model_name=values["ManufacturerModelName"],
+        has_pixel_data=any(tag in found for tag in _PIXEL_DATA),
+    )
+
+
+def _six(values: tuple[float, ...]) -> tuple[float, float, float, float, float, float]:
+    a, b, c, d, e, f = values
+    return (a, b, c, d, e, f)

@@ -1,0 +1,91 @@
+"""What the headers of one series say about its geometry, without decoding a pixel.
+
+A series may hold a scout beside its stack; the facts are those of the largest group of images that share one
+orientation and matrix. Directions are LPS unit vectors, distances millimetres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dicom_node.header import InstanceHeader
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The geometry of a series as its headers tell it; None where they do not."""
+
+    slices: int
+    plane: str | None
+    """`axial`, `coronal` or `sagittal`, whichever is nearest."""
+    tilt_deg: float | None
+    """Angle between the slice normal and the patient's foot-head axis."""
+    slice_spacing_mm: float | None
+    pixel_spacing_mm: tuple[float, float] | None
+    field_of_view_mm: float | None
+    """The shorter in-plane side."""
+
+
+def stack_of(headers: Sequence[InstanceHeader]) -> Stack:
+    """The largest stack among the series' images."""
+    images = [header for header in headers if header.has_pixel_data]
+    if not images:
+        return Stack(0, None, None, None, None, None)
+    groups = Counter(_group(header) for header in images)
+    group = max(groups, key=lambda key: (groups[key], str(key)))
+    members = [header for header in images if _group(header) == group]
+    first = members[0]
+    normal = _normal(first.image_orientation)
+    spacing = first.pixel_spacing_mm
+    field = None
+    if spacing and first.rows and first.columns:
+        field = min(spacing[0] * first.rows, spacing[1] * first.columns)
+    return Stack(
+        slices=sum(header.number_of_frames or 1 for header in members),
+        plane=_plane(normal),
+        tilt_deg=None if normal is None else math.degrees(math.acos(min(1.0, abs(normal[2])))),
+        slice_spacing_mm=_slice_spacing(members, normal),
+        pixel_spacing_mm=spacing,
+        field_of_view_mm=field,
+    )
+
+
+def _group(header: InstanceHeader) -> tuple[object, ...]:
+    orientation = header.image_orientation
+    rounded = None if orientation is None else tuple(round(value, 2) for value in orientation)
+    return (rounded, header.rows, header.columns)
+
+
+def _normal(orientation: tuple[float, ...] | None) -> Vector | None:
+    if orientation is None or len(orientation) != 6:
+        return None
+    rx, ry, rz, cx, cy, cz = orientation
+    normal = (ry * cz - rz * cy, rz * cx - rx * cz, rx * cy - ry * cx)
+    length = math.sqrt(sum(value * value for value in normal))
+    if length < 1e-6:
+        return None
+    return (normal[0] / length, normal[1] / length, normal[2] / length)
+
+
+def _plane(normal: Vector | None) -> str | None:
+    if normal is None:
+        return None
+    axis = max(range(3), key=lambda index: abs(normal[index]))
+    return ("sagittal", "coronal", "axial")[axis]
+
+
+def _slice_spacing(members: Sequence[InstanceHeader], normal: Vector | None) -> float | None:
+    first = members[0]
+    if normal is not None:
+        positions = sorted(
+            {round(sum(p * n for p, n in zip(m.image_position_lps, normal, strict=True)), 3) for m in members if m.image_position_lps}
+        )
+        gaps = sorted(high - low for low, high in zip(positions, positions[1:], strict=False))
+        if gaps:
+            return gaps[len(gaps) // 2]
+    return first.spacing_between_slices_mm or first.slice_thickness_mm

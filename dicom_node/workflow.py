@@ -1,0 +1,351 @@
+"""The whole story of a study, from the last image to the last acknowledgement; the only place where everything meets.
+
+settle   a study that has been quiet becomes SETTLED; each rule decides; jobs are made in the same transaction
+submit   a free worker claims a job, has it run in a child process, and keeps what comes back
+finish   results go to the spool, then job, results and deliveries become rows in one transaction
+deliver  what is due is sent; every instance has its own state at every destination
+purge    files of studies that were delivered long ago are deleted; rows and events stay
+
+Every step takes its work from the database and leaves its outcome there, so a process may die anywhere: what was not
+committed happens again, and what was committed does not. The scheduler decides when, these functions decide what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy.orm import Session
+
+from dicom_node import ledger, scu
+from dicom_node.catalog import InstalledModel, output_options, recipe_digest
+from dicom_node.engine import Engine, RunFailed
+from dicom_node.outcome import Outcome, Reason, RunOutcome, RunRequest
+from dicom_node.routing import Decision, Plan, decide, plan_of
+from dicom_node.settings import Destination, Settings
+from storage import events, queue, retention
+from storage.database import Database, DatabaseBusy
+from storage.events import EventKind
+from storage.models import Delivery, Job, Study
+from storage.queue import DeliveryClaim, JobClaim
+from storage.spool import Area, Spool
+from storage.states import StudyEvent
+
+log = structlog.get_logger(__name__)
+
+PRIORITIES = {"urgent": 10, "normal": 0, "off-peak": -10}
+
+
+def utc_now() -> datetime:
+    """The time that rows carry."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every step needs: the configuration, the rows, the files and the installed models."""
+
+    settings: Settings
+    database: Database
+    spool: Spool
+    models: dict[str, InstalledModel]
+
+
+# ---------------------------------------------------------------------------------------------------- settle
+
+
+def settle(site: Site, *, holder: str, monotonic_s: float, at: datetime) -> int:
+    """Count the quiet time and settle every study that is due; the number settled."""
+    tick_s = site.settings.ticks.settle_s
+    receive = site.settings.receive
+    with site.database.write() as session:
+        elapsed_s = queue.tick_clock(session, holder=holder, monotonic_s=monotonic_s, at=at, cap_s=5 * tick_s)
+        queue.count_quiet(session, elapsed_s)
+        due = queue.due_studies(session, settle_after_s=receive.settle_after_s, maximum_age_s=receive.maximum_age_s)
+        for study in due:
+            settle_study(site, session, study, at=at)
+    return len(due)
+
+
+def settle_study(site: Site, session: Session, study: Study, *, at: datetime) -> None:
+    """Close the study and make its jobs, in the caller's transaction."""
+    forced = study.quiet_s < site.settings.receive.settle_after_s
+    how = "closed by force at its maximum age" if forced else f"quiet for {study.quiet_s:.0f} s"
+    queue.move_study(session, study, StudyEvent.SETTLE, at=at, reason=how)
+    validity = {name: model.card.validity for name, model in site.models.items()}
+    decisions = decide(ledger.study_facts(session, study), site.settings.rules, validity)
+    wanted = [_want_job(site, session, study, one, at=at) for one in decisions]
+    queue.cancel_open_jobs(session, study, at=at, keep={job.id for job in wanted if job is not None})
+
+
+def _want_job(site: Site, session: Session, study: Study, decision: Decision, *, at: datetime) -> Job | None:
+    model = site.models[decision.rule.model]
+    events.append(
+        session, EventKind.RULE_DECIDED, at=at, study=study, model=ledger.model_label(model),
+        model_digest=model.digest, detail=ledger.decision_detail(decision),
+    )  # fmt: skip
+    if not decision.makes_a_job:
+        return None
+    plan = plan_of(decision)
+    recipe = decision.rule.recipe or model.card.recipes[0]
+    order = ledger.JobOrder(
+        rule=decision.rule.name,
+        model=ledger.model_label(model),
+        model_digest=model.digest,
+        recipe=recipe,
+        recipe_digest=recipe_digest(recipe, output_options(site.settings)),
+        input_digest=ledger.input_digest(session, study, plan.analysed),
+        priority=PRIORITIES[decision.rule.priority],
+        plan=plan,
+    )
+    return ledger.want_job(session, study, order, at=at)
+
+
+# ---------------------------------------------------------------------------------------------------- submit
+
+
+def submit(site: Site, engine: Engine, *, worker: str) -> bool:
+    """Claim one job and see it through; False where none was waiting."""
+    lease_s = site.settings.run.lease_s
+    with site.database.write() as session:
+        claim = queue.claim_job(session, worker=worker, lease_s=lease_s, at=utc_now())
+        request = None if claim is None else request_for(site, session, claim, at=utc_now())
+    if claim is None or request is None:
+        engine.warm_up()
+        return claim is not None
+    log.info("run started", job=claim.job_id, study=request.study_instance_uid, attempt=claim.attempt)
+    try:
+        outcome, peak_mb = engine.run(request, _heartbeat(site, claim))
+    except RunFailed as failure:
+        _run_failed(site, engine, claim, request, failure)
+    else:
+        finish(site, claim, request, outcome, peak_memory_mb=peak_mb, at=utc_now())
+    engine.warm_up()
+    return True
+
+
+def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) -> RunRequest | None:
+    """The run that the claimed job stands for; None where its model is gone and the job was given up."""
+    job = session.get_one(Job, claim.job_id)
+    model = next((one for one in site.models.values() if one.digest == job.model_digest), None)
+    if model is None:
+        detail = f"model {job.model} with card {job.model_digest} is not installed here"
+        queue.give_up_job(session, claim, at=at, reason="model-missing", detail=detail, summary=None)
+        return None
+    plan = Plan.from_json(job.plan)
+    settings = site.settings
+    return RunRequest(
+        job_id=job.id,
+        study_instance_uid=job.study.study_instance_uid,
+        revision=job.revision,
+        rule=job.rule,
+        analysed=ledger.series_inputs(session, job.study, plan.analysed, site.spool),
+        passed_over=plan.passed_over,
+        bundle=str(model.folder),
+        model_digest=model.digest,
+        recipe=job.recipe,
+        recipe_digest=job.recipe_digest,
+        input_digest=job.input_digest,
+        device=settings.run.device,
+        threads=threads_per_run(settings),
+        output=output_options(settings),
+        taken_series_numbers=ledger.taken_series_numbers(job.study),
+        predecessors=ledger.supersede_undelivered(session, job, at=at),
+        refusal=plan.refusal,
+        analysis_started_at=ledger.first_started_at(session, job).isoformat(),
+    )
+
+
+def threads_per_run(settings: Settings) -> int:
+    """CPU threads of one run: as configured, or the machine's cores shared among the workers."""
+    import os
+
+    return settings.run.threads or max(1, (os.cpu_count() or 1) // settings.run.workers)
+
+
+def _heartbeat(site: Site, claim: JobClaim):  # type: ignore[no-untyped-def]  # a closure over two values
+    def beat() -> bool:
+        try:
+            with site.database.write() as session:
+                return queue.heartbeat_job(session, claim, lease_s=site.settings.run.lease_s, at=utc_now())
+        except DatabaseBusy:
+            return True  # the lease has room for a missed beat
+
+    return beat
+
+
+def _run_failed(site: Site, engine: Engine, claim: JobClaim, request: RunRequest, failure: RunFailed) -> None:
+    log.warning("run failed", job=claim.job_id, kind=failure.kind, attempt=claim.attempt)
+    if failure.kind == "lost":
+        return
+    run = site.settings.run
+    if failure.worth_retrying and claim.attempt < run.maximum_attempts:
+        wait_s = run.retry_after_s * 2 ** (claim.attempt - 1)
+        with site.database.write() as session:
+            queue.retry_job(
+                session, claim, at=utc_now(), not_before=utc_now() + timedelta(seconds=wait_s),
+                outcome=failure.kind, detail=failure.detail,
+            )  # fmt: skip
+        return
+    give_up(site, engine, claim, request, failure)
+
+
+def give_up(site: Site, engine: Engine, claim: JobClaim, request: RunRequest, failure: RunFailed) -> None:
+    """Make and deliver the report that the analysis failed; the job ends FAILED with its reason."""
+    reason = Reason(failure.kind.replace(" ", "-"), FAILURE_TEXTS[failure.kind])
+    try:
+        outcome, peak_mb = engine.run(replace(request, refusal=None, failure=reason), _heartbeat(site, claim))
+    except RunFailed as second:
+        log.error("no failure report could be made", job=claim.job_id, kind=second.kind)
+        with site.database.write() as session:
+            queue.give_up_job(
+                session, claim, at=utc_now(), reason=reason.code, summary=None,
+                detail=f"{failure.detail}\nno failure report could be made: {second}",
+            )  # fmt: skip
+        return
+    finish(site, claim, request, outcome, peak_memory_mb=peak_mb, at=utc_now(), failure=failure)
+
+
+FAILURE_TEXTS = {
+    "crashed": "the analysis ended unexpectedly each time it was tried",
+    "timed out": "the analysis took longer than its time limit each time it was tried",
+    "out of memory": "the analysis needed more memory than its limit each time it was tried",
+    "error": "the analysis stopped with an error of the program",
+}
+
+
+# ---------------------------------------------------------------------------------------------------- finish
+
+
+def finish(
+    site: Site,
+    claim: JobClaim,
+    request: RunRequest,
+    outcome: RunOutcome,
+    *,
+    peak_memory_mb: float,
+    at: datetime,
+    failure: RunFailed | None = None,
+) -> None:
+    """Keep the files, then make job, results and deliveries rows at once; dropped where the claim is no longer ours."""
+    objects = [(one, site.spool.write(Area.RESULTS, one.sop_instance_uid, one.data)) for one in outcome.objects]
+    pictures = [
+        {
+            "name": one.name,
+            "caption": one.caption,
+            "path": site.spool.write(Area.PICTURES, f"{claim.job_id}/{claim.epoch}/{one.name}", one.data),
+        }
+        for one in outcome.pictures
+    ]
+    summary = {**outcome.summary.as_json(), "pictures": pictures}
+    with site.database.write() as session:
+        job = _end_job(session, claim, outcome, summary, peak_memory_mb=peak_memory_mb, at=at, failure=failure)
+        if job is not None:
+            results = ledger.keep_results(session, job, objects, request.predecessors, at=at)
+            ledger.make_deliveries(session, job, results, Plan.from_json(job.plan).destinations, at=at)
+    if job is None:
+        for _, path in objects:
+            site.spool.delete(path)
+        for picture in pictures:
+            site.spool.delete(picture["path"])
+        log.warning("result dropped: the job was taken over", job=claim.job_id, epoch=claim.epoch)
+        return
+    log.info("run ended", job=claim.job_id, study=request.study_instance_uid, outcome=outcome.summary.outcome)
+
+
+def _end_job(
+    session: Session,
+    claim: JobClaim,
+    outcome: RunOutcome,
+    summary: dict[str, object],
+    *,
+    peak_memory_mb: float,
+    at: datetime,
+    failure: RunFailed | None,
+) -> Job | None:
+    if failure is not None:
+        code = failure.kind.replace(" ", "-")
+        return queue.give_up_job(session, claim, at=at, reason=code, detail=failure.detail, summary=summary)
+    reason = outcome.summary.reason
+    return queue.finish_job(
+        session, claim, at=at, peak_memory_mb=peak_memory_mb, summary=summary,
+        outcome="refused" if outcome.summary.outcome is Outcome.REFUSED else "completed",
+        reason=reason.code if reason else None, detail=reason.text if reason else None,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- deliver
+
+
+def deliver(site: Site, destination: Destination, *, worker: str) -> bool:
+    """Send one due result set to the destination; False where nothing was due."""
+    lease_s = site.settings.delivering.lease_s
+    with site.database.write() as session:
+        claim = queue.claim_delivery(
+            session, worker=worker, lease_s=lease_s, at=utc_now(), destinations={destination.name}
+        )
+        waiting = [] if claim is None else ledger.unsent_items(session, claim, site.spool)
+    if claim is None:
+        return False
+
+    def on_each(item: scu.Sent) -> None:
+        with site.database.write() as session:
+            ledger.note_sent(session, claim, item, at=utc_now())
+            queue.heartbeat_delivery(session, claim, lease_s=lease_s, at=utc_now())
+
+    error = scu.send(destination, site.settings.node.ae_title, waiting, on_each)
+    with site.database.write() as session:
+        _end_delivery(site, session, claim, error, at=utc_now())
+    return True
+
+
+def _end_delivery(site: Site, session: Session, claim: DeliveryClaim, error: scu.SendError | None, *, at: datetime) -> None:
+    settings = site.settings.delivering
+    if error is None:
+        queue.finish_delivery(session, claim, at=at)
+    elif error.permanent or claim.attempt >= settings.give_up_after_attempts:
+        queue.refuse_delivery(session, claim, at=at, reason=error.code, detail=error.text)
+    else:
+        wait_s = min(settings.retry_at_most_s, settings.retry_after_s * 2 ** min(claim.attempt - 1, 20))
+        wait_s *= random.uniform(0.75, 1.25)
+        queue.retry_delivery(
+            session, claim, at=at, not_before=at + timedelta(seconds=wait_s), reason=error.code, detail=error.text
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- watch, purge
+
+
+def take_back(site: Site, *, dead_workers: Collection[str], at: datetime) -> int:
+    """Give jobs and deliveries of silent or dead workers to others; the number taken back."""
+    with site.database.write() as session:
+        jobs = queue.expire_job_leases(session, at=at, dead_workers=dead_workers)
+        deliveries = queue.expire_delivery_leases(session, at=at, dead_workers=dead_workers)
+    return len(jobs) + len(deliveries)
+
+
+def purge(site: Site, *, at: datetime) -> int:
+    """Delete the files of studies whose time is over; the number of studies."""
+    keep_s = site.settings.retention.keep_files_days * 86400
+    with site.database.write() as session:
+        studies = retention.expired(session, keep_s=keep_s, at=at)
+        paths = [path for study in studies for path in retention.purge(session, study, at=at)]
+    for path in paths:
+        site.spool.delete(path)
+    return len(studies)
+
+
+def identity_digest(parts: Sequence[str]) -> str:
+    """SHA-256 (hex) over the parts, each with its length, so that no two lists look alike."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(f"{len(data)}:".encode() + data)
+    return digest.hexdigest()
+
+
+__all__ = ["Delivery", "Site", "deliver", "finish", "purge", "settle", "submit", "take_back"]

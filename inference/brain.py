@@ -1,0 +1,89 @@
+"""The brain mask: a small network on coarse axial slices, then what is known of brains: one piece, no holes, ends above the neck.
+
+The network knows the grid it was trained for (`spacing_mm`) and the grid it is handed (`grid_spacing_mm`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+BRIGHTEST = 2.5
+"""Normalised intensities above this are cut off, in training as well."""
+_HEAD_QUANTILE = 0.9  # of the voxels above the mean: the intensity that becomes 1
+_BATCH = 32
+
+
+class BrainNetwork(Protocol):
+    """A network image[B, 1, H, W] -> logits[B, 1, H, W] that says for which grid it was made."""
+
+    spacing_mm: float
+    grid_spacing_mm: float
+    multiple: int
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+
+
+class BrainMask:
+    """Callable: images[slice, row, column] -> brain[slice, row, column]; axial, foot to head, front to back, right to left."""
+
+    def __init__(self, network: BrainNetwork, threshold: float = 0.5) -> None:
+        self._network = network
+        self._threshold = threshold
+
+    def __call__(self, images: FloatArray) -> BoolArray:
+        """The brain on the grid of `images`, whose in-plane spacing must be the network's `grid_spacing_mm`."""
+        return clean(self.probability(images), self._threshold)
+
+    def probability(self, images: FloatArray) -> FloatArray:
+        """The network's own opinion, 0..1, on the grid of `images`."""
+        rows, columns = images.shape[1:]
+        scale = self._network.grid_spacing_mm / self._network.spacing_mm
+        size = (max(1, round(rows * scale)), max(1, round(columns * scale)))
+        down, right = (-n % self._network.multiple for n in size)
+        normalised = torch.from_numpy(normalise_head(images))[:, None]
+        device = _device(self._network)
+        found = []
+        for batch in normalised.split(_BATCH):
+            small = functional.interpolate(batch.to(device), size, mode="bilinear", antialias=True, align_corners=False)
+            with torch.inference_mode():
+                logits = self._network(functional.pad(small, (0, right, 0, down)))
+            likely = torch.sigmoid(logits[..., : size[0], : size[1]].float())
+            whole = functional.interpolate(likely, (rows, columns), mode="bilinear", align_corners=False)
+            found.append(whole[:, 0].cpu().numpy())
+        return np.concatenate(found)
+
+
+def normalise_head(images: FloatArray) -> FloatArray:
+    """Intensities divided by a bright one of the head (the 90th percentile of what is above the mean), cut off."""
+    above = images[images > images.mean()]
+    bright = float(np.quantile(above, _HEAD_QUANTILE)) if above.size else 1.0
+    return np.clip(images / (bright if bright > 0 else 1.0), 0, BRIGHTEST).astype(np.float32)
+
+
+def clean(probability: FloatArray, threshold: float = 0.5) -> BoolArray:
+    """The largest connected piece above the threshold, thin bridges cut, holes filled slice by slice."""
+    rough = probability > threshold
+    cross = ndimage.generate_binary_structure(2, 1)[None]
+    core = ndimage.binary_opening(rough, cross, iterations=2)
+    pieces, count = ndimage.label(core, ndimage.generate_binary_structure(3, 1))
+    if count == 0:
+        return np.zeros_like(rough)
+    largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+    brain = ndimage.binary_dilation(largest, cross, iterations=3) & rough
+    return np.stack([ndimage.binary_fill_holes(part) for part in brain])
+
+
+def _device(network: BrainNetwork) -> torch.device:
+    if isinstance(network, torch.nn.Module):
+        return next(network.parameters()).device
+    return torch.device("cpu")

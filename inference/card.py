@@ -1,0 +1,140 @@
+"""The model card that every bundle carries: who the model is, what it may be shown, and what is known of its limits.
+
+A bundle is a folder: `card.json` (this), one or more `*.safetensors`, `MODEL_CARD.md` for people. The card names the
+SHA-256 of every other file, so the digest of the card is the digest of the model. Readable without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+CARD_NAME = "card.json"
+
+Range = Annotated[tuple[float, float], Field(description="inclusive lower and upper bound")]
+
+
+class BundleError(Exception):
+    """Raised when a bundle is missing, unreadable, or not the one its card describes."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Validity(_Part):
+    """What the model may be shown; everything else is refused with a reason code."""
+
+    modality: str
+    body_part: str
+    contrast: str
+    """The weighting it was trained for, e.g. `FLAIR`."""
+    echo_time_ms: Range
+    inversion_time_ms: Range
+    slices: tuple[int, int]
+    pixel_spacing_mm: Range
+    slice_spacing_mm: Range
+    field_of_view_mm: Range
+    """In-plane extent, the shorter side."""
+    maximum_tilt_deg: float
+    """Greatest angle between the slice normal and the patient's foot-head axis."""
+    age_years: Range
+
+
+class Calibration(_Part):
+    """Quantiles of the raw score over reference voxels, one table for each sign of contrast."""
+
+    reference: str
+    """What the reference voxels are, in words."""
+    voxels: int
+    raw: dict[str, tuple[float, ...]]
+    """Keyed `brighter` and `darker`: rising raw scores at the fractions below."""
+    exceedance: tuple[float, ...]
+    """Falling fractions of reference voxels that score at least as high as the raw score at the same place."""
+
+
+class OperatingPointCard(_Part):
+    threshold: dict[str, float]
+    """Keyed `brighter` and `darker`, on the calibrated score."""
+    minimum_volume_mm3: float
+    maximum_findings: int
+    rule: str
+
+
+class Source(_Part):
+    """One source of training or reference data."""
+
+    name: str
+    licence: str
+    use: str
+    digest: str
+    count: int
+
+
+class ModelCard(_Part):
+    """The whole card. Unknown keys are an error."""
+
+    schema_version: int = 1
+    name: str
+    version: str
+    manufacturer: str
+    summary: str
+    intended_use: str
+    validity: Validity
+    recipes: tuple[str, ...]
+    """Recipes this bundle's network was trained for; the first is the default."""
+    network: dict[str, int | float | str | list[int] | list[bool]]
+    """Arguments of the network's constructor."""
+    grid_spacing_mm: Range
+    """In-plane and, where resampled, through-plane spacing that the network sees."""
+    calibration: dict[str, Calibration]
+    """Keyed by recipe."""
+    operating_point: dict[str, OperatingPointCard]
+    """Keyed by recipe."""
+    blind_spots: tuple[str, ...]
+    """Sentences, measured, that go into every report without findings."""
+    sources: tuple[Source, ...]
+    training: dict[str, str | int | float]
+    """Command, seed, steps, minutes, device."""
+    measured: dict[str, float | int | str]
+    """Headline figures with the command that gave them."""
+    files: dict[str, str]
+    """Relative file name to SHA-256 (hex)."""
+
+
+def card_digest(folder: Path) -> str:
+    """The SHA-256 (hex) of the bundle's card, hence of the bundle. Raises BundleError where there is none."""
+    try:
+        return hashlib.sha256((folder / CARD_NAME).read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"no model card at {folder / CARD_NAME}: {error.strerror}") from error
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The bundle's card. Raises BundleError with file and key where it cannot be read; weights are not looked at."""
+    path = folder / CARD_NAME
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"no model card at {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+
+
+def verify_files(folder: Path, card: ModelCard) -> None:
+    """Compare every file the card names with its digest. Raises BundleError naming the first that differs."""
+    for name, expected in card.files.items():
+        path = folder / name
+        if path.parent != folder or path.suffix in {".pt", ".pth", ".pkl", ".bin", ".ckpt"}:
+            raise BundleError(f"{path}: only files in the bundle's own folder, and no pickles, may be named by a card")
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise BundleError(f"{path}: named by the card, {error.strerror}") from error
+        if found != expected:
+            raise BundleError(f"{path}: SHA-256 is {found}, the card says {expected}")

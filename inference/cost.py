@@ -1,0 +1,90 @@
+"""What a localization spends: network evaluations, arithmetic, time and memory, counted where they happen.
+
+Evaluations are counted by forward hooks on the networks themselves, so that no caller can forget one.
+Arithmetic is measured once per network and slice shape by torch's own counter (two operations per
+multiply-add).
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+from inference.types import Cost
+
+Shape = tuple[str, tuple[tuple[int, ...], ...]]
+"""The name of a network and, for each tensor it was given, its shape without the batch."""
+
+
+class Meter:
+    """Counts, while it is entered, what the named networks are asked; `cost` says it afterwards."""
+
+    def __init__(
+        self, networks: Mapping[str, nn.Module], device: torch.device, known: dict[Shape, int]
+    ) -> None:
+        """`known` keeps operations per slice by shape from one run to the next; it is added to."""
+        self._networks = networks
+        self._device = device
+        self._known = known
+        self._slices: Counter[Shape] = Counter()
+        self._handles: list[RemovableHandle] = []
+        self._seconds = 0.0
+
+    def __enter__(self) -> Self:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._handles = [self._watch(name, network) for name, network in self._networks.items()]
+        self._seconds = -time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._seconds += time.perf_counter()
+        for handle in self._handles:
+            handle.remove()
+
+    def cost(self) -> Cost:
+        """What was spent while entered. Memory is the peak of the process, on a GPU that of the device."""
+        flop = sum(count * self._operations(shape) for shape, count in self._slices.items())
+        return Cost(
+            network_evaluations=sum(self._slices.values()),
+            gflop=flop / 1e9,
+            seconds=self._seconds,
+            peak_memory_mb=_peak_memory_mb(self._device),
+            device=str(self._device),
+            dtype="float32",
+        )
+
+    def _watch(self, name: str, network: nn.Module) -> RemovableHandle:
+        def count(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            del module
+            self._slices[(name, tuple(tuple(tensor.shape[1:]) for tensor in given))] += given[0].shape[0]
+
+        return network.register_forward_pre_hook(count)
+
+    def _operations(self, shape: Shape) -> int:
+        if shape not in self._known:
+            name, inputs = shape
+            given = [torch.zeros((1, *rest), device=self._device) for rest in inputs]
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                self._networks[name](*given)
+            self._known[shape] = int(counter.get_total_flops())
+        return self._known[shape]
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,229 @@
+"""From a volume to a localization: the one call of this package, and how to get a localizer to call.
+
+`load_localizer` verifies a bundle and returns the localizer of one of its recipes; a recipe that is not ours
+is looked up among the installed packages' entry points of the group `fovea.localizers`, so a method of one's
+own plugs in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from highdicom import Volume
+from numpy.typing import NDArray
+
+from inference.brain import BrainMask
+from inference.bundle import Bundle, load_bundle, open_card
+from inference.card import BundleError, ModelCard
+from inference.contract import Checked
+from inference.cost import Meter, Shape
+from inference.gate import check_brain, check_volume, remarks
+from inference.postprocess import Assessment
+from inference.preprocess import prepare
+from inference.recipes import RECIPES, Recipe
+from inference.restoration import Setting, restore
+from inference.types import Cost, Localization, OperatingPoint, Provenance
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+ENTRY_POINT_GROUP = "fovea.localizers"
+"""Its entry points are functions (bundle folder, card, device) -> Localizer, named by their recipe."""
+
+LINEAR, NEAREST = 1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What one call is told beside the volume."""
+
+    seed: int = 0
+    threads: int | None = None
+    """Threads for the network's arithmetic; None leaves torch's own choice."""
+    recipe: str | None = None
+    """Another recipe of the same bundle than the one the localizer was loaded for."""
+    batch: int = 32
+    """Slices that the network sees at once; memory grows with it."""
+    remarks: tuple[str, ...] = ()
+    """What the caller knows of the input and the reader must see, such as a spacing that was assumed."""
+
+
+class Localizer(Protocol):
+    """Anything that localizes: ours, or a method of one's own."""
+
+    def localize(self, volume: Volume, context: Context) -> Localization:
+        """Where `volume` departs from healthy anatomy, on the volume's own grid. Raises `types.Refusal`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RawMaps:
+    """What the network made of a volume, on the source grid, before anything is calibrated."""
+
+    raw: FloatArray
+    brain: BoolArray
+    healthy: FloatArray
+    """In the units of the input; the input itself outside the brain."""
+    uncertainty: FloatArray | None
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeLocalizer:
+    """Runs the recipes of one bundle. Same volume, seed, batch, threads and device give the same bits."""
+
+    bundle: Bundle
+    recipe: Recipe
+    _operations: dict[Shape, int] = field(default_factory=dict, repr=False)
+
+    def localize(self, volume: Volume, context: Context) -> Localization:
+        """The localization of `volume`; raises `types.Refusal` where the card does not allow this volume."""
+        recipe = self.recipe if context.recipe is None else find_recipe(self.bundle.card, context.recipe)
+        maps = self.raw_maps(volume, context, recipe)
+        card = self.bundle.card
+        calibration, operating_point = card.calibration[recipe.name], card.operating_point[recipe.name]
+        raw = volume.with_array(maps.raw)
+        assessment = recipe.postprocessor.assess(raw, maps.brain, calibration, operating_point)
+        uncertainty = None if maps.uncertainty is None else volume.with_array(maps.uncertainty)
+        provenance = Provenance(
+            model=self.bundle.identity,
+            recipe=recipe.name,
+            recipe_digest=recipe.digest(operating_point),
+            seed=context.seed,
+            levels=recipe.sampler.levels,
+            operating_point=OperatingPoint(
+                threshold=min(operating_point.threshold.values()),
+                minimum_volume_mm3=operating_point.minimum_volume_mm3,
+                rule=operating_point.rule,
+            ),
+            cost=maps.cost,
+            quality=(*context.remarks, *remarks(volume, maps.brain), *_remark_left_out(assessment)),
+        )
+        return Localization(
+            score=volume.with_array(assessment.score),
+            raw=raw,
+            brain=volume.with_array(maps.brain.astype(np.uint8)),
+            labels=volume.with_array(assessment.labels),
+            pseudo_healthy=volume.with_array(maps.healthy),
+            uncertainty=uncertainty,
+            findings=assessment.findings,
+            findings_left_out=assessment.findings_left_out,
+            study_score=assessment.study_score,
+            provenance=provenance,
+        )
+
+    def raw_maps(self, volume: Volume, context: Context, recipe: Recipe | None = None) -> RawMaps:
+        """The uncalibrated maps: what a calibration is made of. Raises `types.Refusal`."""
+        recipe = self.recipe if recipe is None else recipe
+        bundle = self.bundle
+        networks = {"restorer": bundle.restorer, "brain": bundle.brain}
+        setting = Setting(bundle.device, context.seed, context.batch, _multiple(bundle.card))
+        check_volume(volume, bundle.card.validity)
+        with _threads(context.threads), Meter(networks, bundle.device, self._operations) as meter:
+            prepared = prepare(volume, bundle.card, BrainMask(bundle.brain))
+            check_brain(prepared.brain)
+            maps = restore(prepared.images, prepared.brain, recipe, bundle.restorer, setting)
+            brain = np.asarray(prepared.to_source(prepared.brain.astype(np.float32), order=NEAREST) > 0.5)
+            check_brain(brain)
+            healthy = prepared.to_source(prepared.destandardise(maps.healthy), order=LINEAR)
+            source = np.asarray(volume.array, dtype=np.float32)
+            found = RawMaps(
+                raw=np.where(brain, prepared.to_source(maps.raw, order=LINEAR), np.float32(0)),
+                brain=brain,
+                healthy=np.where(brain, healthy, source),
+                uncertainty=_inside(brain, maps.uncertainty, prepared.to_source),
+                cost=_NOTHING_SPENT,
+            )
+        if not np.all(np.isfinite(found.raw)):
+            raise ArithmeticError("the network answered with numbers that are not finite")
+        return replace(found, cost=meter.cost())
+
+
+def load_localizer(
+    bundle: Path, recipe: str | None = None, *, expected_digest: str | None = None, device: str = "auto"
+) -> Localizer:
+    """The localizer of a recipe (the card's first where None) of the bundle in folder `bundle`, every file
+    verified.
+
+    Raises BundleError where the bundle is damaged, is not the expected one, or does not know the recipe.
+    """
+    card = open_card(bundle, expected_digest=expected_digest)
+    name = default_recipe(card) if recipe is None else recipe
+    if name in RECIPES:
+        loaded = load_bundle(bundle, expected_digest=expected_digest, device=device)
+        return RecipeLocalizer(loaded, find_recipe(card, name))
+    return Checked(plugged_in(name, card)(bundle, card, device))
+
+
+def default_recipe(card: ModelCard) -> str:
+    """The first recipe that the card names. BundleError where it names none."""
+    if not card.recipes:
+        raise BundleError(f"model {card.name} {card.version}: the card names no recipe")
+    return card.recipes[0]
+
+
+def find_recipe(card: ModelCard, name: str) -> Recipe:
+    """The recipe of that name, if the bundle is calibrated for it. BundleError saying which there are."""
+    known = [known for known in RECIPES if known in card.calibration and known in card.operating_point]
+    if name not in known:
+        raise BundleError(
+            f"model {card.name} {card.version} is not calibrated for recipe {name!r}; it is for: "
+            f"{', '.join(known) or 'none'}"
+        )
+    return RECIPES[name]
+
+
+def plugged_in(name: str, card: ModelCard) -> Callable[[Path, ModelCard, str], Localizer]:
+    """The installed entry point of that name. BundleError where there is none, or more than one."""
+    found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
+    if len(found) != 1:
+        count = "no" if not found else f"{len(found)} competing"
+        raise BundleError(
+            f"model {card.name} {card.version}: recipe {name!r} is not one of {', '.join(RECIPES)}, "
+            f"and {count} entry points of group {ENTRY_POINT_GROUP} have that name"
+        )
+    factory: Callable[[Path, ModelCard, str], Localizer] = found[0].load()
+    return factory
+
+
+_NOTHING_SPENT = Cost(0, 0.0, 0.0, 0.0, "", "")
+
+
+def _inside(
+    brain: BoolArray, values: FloatArray | None, to_source: Callable[..., NDArray[np.float32]]
+) -> FloatArray | None:
+    return None if values is None else np.where(brain, to_source(values, order=LINEAR), np.float32(0))
+
+
+def _multiple(card: ModelCard) -> int:
+    multiple = card.network.get("multiple", 1)
+    if not isinstance(multiple, int) or multiple < 1:
+        raise BundleError(f"network.multiple: {multiple!r} is not a whole number above 0")
+    return multiple
+
+
+def _remark_left_out(assessment: Assessment) -> tuple[str, ...]:
+    count = assessment.findings_left_out
+    if count == 0:
+        return ()
+    return (
+        f"Only the largest {len(assessment.findings)} regions are listed; {count} smaller ones are left out.",
+    )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` threads, and its former number afterwards."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(former if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)

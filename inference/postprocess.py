@@ -1,0 +1,190 @@
+"""From a raw map on the source grid to a calibrated score, a mask and findings measured in the patient.
+
+The score is minus log10 of the fraction of reference voxels that score at least as high, by a table for each
+sign of contrast. Nothing is normalised by the image at hand: the same voxel value means the same in every
+study. Coordinates are LPS in millimetres, arrays [slice, row, column].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from highdicom import Volume
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from inference.card import Calibration, OperatingPointCard
+from inference.measure import Region, measure
+from inference.types import Contrast, Finding
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+ALL_26_NEIGHBOURS = np.ones((3, 3, 3), dtype=np.int8)
+STUDY_PERCENTILE = 99.5
+TABLE_POINTS = 256
+"""Points of a calibration table: 36 for each factor of ten where ten million voxels are the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a post-processor makes of one raw map; arrays on the grid of that map."""
+
+    score: FloatArray
+    labels: NDArray[np.uint16]
+    findings: tuple[Finding, ...]
+    findings_left_out: int
+    study_score: float
+
+
+class PostProcessor(Protocol):
+    """Turns a raw map into a score and findings."""
+
+    def smooth(self, raw: FloatArray) -> FloatArray:
+        """The raw map as it is calibrated; the reference voxels of a calibration must pass through too."""
+        ...
+
+    def assess(
+        self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard
+    ) -> Assessment:
+        """Score, labels and findings of raw[slice, row, column] inside `brain` of the same shape."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Calibrates, thresholds each sign of contrast, and takes the 26-connected components as findings."""
+
+    median: int = 1
+    """Side, in voxels within the slice, of a median filter over the raw map; 1 leaves it as it is."""
+
+    def smooth(self, raw: FloatArray) -> FloatArray:
+        """The raw map after the median filter."""
+        return raw if self.median == 1 else ndimage.median_filter(raw, size=(1, self.median, self.median))
+
+    def assess(
+        self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard
+    ) -> Assessment:
+        """Score, labels and findings, largest first. Each sign has its score; the larger is the voxel's."""
+        smooth = self.smooth(raw.array)
+        scores = {
+            sign: np.where(brain, calibrated(smooth, calibration, sign), np.float32(0)) for sign in Contrast
+        }
+        score = np.maximum(scores[Contrast.BRIGHTER], scores[Contrast.DARKER])
+        is_brighter = scores[Contrast.BRIGHTER] >= scores[Contrast.DARKER]
+        regions: list[Region] = []
+        for sign in Contrast:
+            own = is_brighter if sign is Contrast.BRIGHTER else ~is_brighter
+            above = brain & own & (scores[sign] >= operating_point.threshold[sign])
+            regions += _components(above, sign, raw, operating_point.minimum_volume_mm3)
+        regions.sort(key=lambda region: (-region.voxels, region.first_index))
+        kept = regions[: operating_point.maximum_findings]
+        labels = np.zeros(score.shape, dtype=np.uint16)
+        for number, region in enumerate(kept, start=1):
+            labels[tuple(region.indices.T)] = number
+        brain_x = _brain_midline_x(raw, brain)
+        findings = tuple(
+            measure(region, number, raw, score, brain_x) for number, region in enumerate(kept, start=1)
+        )
+        return Assessment(score, labels, findings, len(regions) - len(kept), study_score(score, brain))
+
+
+def calibrated(raw: FloatArray, calibration: Calibration, sign: Contrast) -> FloatArray:
+    """The score of each raw value for one sign of contrast: float32, never falling with the departure, 0 or
+    more.
+
+    Between two entries of the table log10 of the fraction is interpolated; beyond the last the score stays at
+    the last entry's, and nowhere is it above log10 of the number of reference voxels.
+    """
+    departure = raw if sign is Contrast.BRIGHTER else -raw
+    table_raw = np.asarray(calibration.raw[sign], dtype=np.float64)
+    table_score = -np.log10(np.asarray(calibration.exceedance, dtype=np.float64))
+    first = np.concatenate([[True], np.diff(table_raw) > 0])
+    score = np.interp(departure, table_raw[first], table_score[first])
+    return np.clip(score, 0.0, math.log10(calibration.voxels)).astype(np.float32)
+
+
+def check_calibration(calibration: Calibration) -> None:
+    """ValueError, with the reason, where a table is not one: empty, falling, or of unequal length."""
+    fractions = np.asarray(calibration.exceedance)
+    if (
+        not len(fractions)
+        or np.any(fractions <= 0)
+        or np.any(fractions > 1)
+        or np.any(np.diff(fractions) > 0)
+    ):
+        raise ValueError("exceedance must be falling fractions above 0, at most 1, and at least one of them")
+    for sign in Contrast:
+        raw = calibration.raw.get(sign)
+        if raw is None or len(raw) != len(fractions):
+            raise ValueError(
+                f"raw scores for {sign}: {0 if raw is None else len(raw)}, expected {len(fractions)}"
+            )
+        if not np.all(np.isfinite(raw)) or np.any(np.diff(raw) < 0):
+            raise ValueError(f"raw scores for {sign} must be finite and rising")
+    if calibration.voxels < 1:
+        raise ValueError(f"a reference of {calibration.voxels} voxels")
+
+
+def calibrate(raw: NDArray[np.floating], reference: str) -> Calibration:
+    """The table of reference voxels raw[n], each the smoothed raw score of one voxel inside a brain.
+
+    At rank k of n the table holds the k-th highest departure and k/n; ranks fall geometrically from n to 1,
+    so that the tail, where thresholds lie, is as fine as the reference allows. ValueError where there is no
+    finite voxel.
+    """
+    values = np.sort(np.asarray(raw, dtype=np.float64).ravel())
+    if not values.size or not np.all(np.isfinite(values)):
+        raise ValueError(f"{values.size} reference voxels, all must be finite and there must be one")
+    ranks = np.unique(np.geomspace(values.size, 1, TABLE_POINTS).round().astype(np.int64))[::-1]
+    table = {
+        str(Contrast.BRIGHTER): tuple(float(value) for value in values[values.size - ranks]),
+        str(Contrast.DARKER): tuple(float(value) for value in -values[ranks - 1]),
+    }
+    return Calibration(
+        reference=reference,
+        voxels=values.size,
+        raw=table,
+        exceedance=tuple(float(rank) / values.size for rank in ranks),
+    )
+
+
+def study_score(score: FloatArray, brain: BoolArray) -> float:
+    """The 99.5th percentile of the score inside the brain; 0 where there is none."""
+    return float(np.percentile(score[brain], STUDY_PERCENTILE)) if brain.any() else 0.0
+
+
+def check_operating_point(operating_point: OperatingPointCard) -> None:
+    """ValueError where a threshold is missing or the cap does not fit 16 bits."""
+    thresholds: Mapping[str, float] = operating_point.threshold
+    missing = [str(sign) for sign in Contrast if sign not in thresholds]
+    if missing:
+        raise ValueError(f"no threshold for {', '.join(missing)}")
+    if not 1 <= operating_point.maximum_findings <= np.iinfo(np.uint16).max:
+        raise ValueError(f"maximum_findings {operating_point.maximum_findings} outside 1 to 65535")
+
+
+def _components(above: BoolArray, sign: Contrast, grid: Volume, minimum_mm3: float) -> list[Region]:
+    labelled, count = ndimage.label(above, structure=ALL_26_NEIGHBOURS)
+    least = minimum_mm3 / grid.voxel_volume
+    sizes = np.bincount(labelled.ravel(), minlength=count + 1)
+    regions = []
+    for label, box in enumerate(ndimage.find_objects(labelled), start=1):
+        if sizes[label] < least - 1e-6:
+            continue
+        corner = np.array([axis.start for axis in box])
+        indices = np.argwhere(labelled[box] == label) + corner
+        regions.append(Region(sign, indices))
+    return regions
+
+
+def _brain_midline_x(grid: Volume, brain: BoolArray) -> float | None:
+    """LPS x in mm of the brain's centroid: the sagittal plane through it is taken for the midline."""
+    if not brain.any():
+        return None
+    centroid = np.argwhere(brain).mean(axis=0)
+    return float((grid.affine @ np.append(centroid, 1.0))[0])

@@ -1,0 +1,208 @@
+"""The spool: files that are on disk when we say so, under names nobody outside can choose.
+
+A file is written under a temporary name, synced, renamed to the SHA-256 of its key plus a random part (so that no receipt ever
+replaces another), and its folder is synced: only then is it kept. Folders have mode 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+
+_RELATIVE = re.compile(r"(instances|results|pictures|rejected)/([0-9a-f]{2})/\2[0-9a-f]{62}-[0-9a-f]{16}")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class NoRoom(Exception):
+    """Raised when the disk or the quota is full."""
+
+
+class SpoolError(Exception):
+    """Raised when the spool cannot be written or read, or is asked for a path that is not its own."""
+
+
+class Area(StrEnum):
+    """What a file is, and so the folder it is in."""
+
+    INSTANCES = "instances"
+    RESULTS = "results"
+    PICTURES = "pictures"
+    REJECTED = "rejected"
+
+
+class Spool:
+    """One folder of files; shared by threads and processes."""
+
+    def __init__(self, root: Path, reserve_bytes: int) -> None:
+        """Make `root` and its folders where they are missing. Below `reserve_bytes` of free space there is no room."""
+        self.root = root.absolute()
+        self._reserve_bytes = reserve_bytes
+        self._temporary = self.root / "temporary"
+        with _errors():
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._temporary.mkdir(mode=0o700, exist_ok=True)
+            for area in Area:
+                _make_folders(self.root / area)
+            _sync_folder(self.root)
+            _sync_folder(self.root.parent)
+
+    def has_room(self, size: int = 0) -> bool:
+        """True while `size` bytes more would leave the reserve untouched."""
+        with _errors():
+            disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize - size >= self._reserve_bytes
+
+    def new_file(self) -> SpoolFile:
+        """A new temporary file. Raises NoRoom, SpoolError."""
+        return SpoolFile(self.root, self._temporary / secrets.token_hex(16))
+
+    def write(self, area: Area, key: str, data: bytes) -> str:
+        """Keep `data` durably; the path relative to the spool. Raises NoRoom, SpoolError."""
+        with self.new_file() as file:
+            file.write(data)
+            return file.keep(area, key)
+
+    def path(self, relative: str) -> Path:
+        """Where a kept file is. Raises SpoolError for every path that `keep` would not have returned."""
+        if not _RELATIVE.fullmatch(relative):
+            raise SpoolError("not a path of the spool")
+        return self.root / relative
+
+    def delete(self, relative: str) -> None:
+        """Remove a kept file; a missing one is fine. Raises SpoolError."""
+        path = self.path(relative)
+        with _errors():
+            path.unlink(missing_ok=True)
+
+    def remove_temporaries(self) -> int:
+        """Remove what a stopped process left half-written, and say how many; files still being written stay."""
+        return sum(_remove_abandoned(path) for path in self._temporary.iterdir())
+
+    def files(self, area: Area) -> Iterator[str]:
+        """The relative paths of an area's files, in no particular order."""
+        for folder in (self.root / area).iterdir():
+            for path in folder.iterdir():
+                relative = path.relative_to(self.root).as_posix()
+                if _RELATIVE.fullmatch(relative):
+                    yield relative
+
+
+class SpoolFile:
+    """A file on its way into the spool; used in `with`, it removes itself unless it was kept."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self.size = 0
+        self._root = root
+        self._path = path
+        with _errors():
+            self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Tells `remove_temporaries` of other processes that somebody is writing.
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes. Raises NoRoom, SpoolError."""
+        view = memoryview(data).cast("B")
+        with _errors():
+            while view:
+                written = os.write(self._open(), view)
+                self.size += written
+                view = view[written:]
+
+    def keep(self, area: Area, key: str) -> str:
+        """Make the file durable under its final name; the path relative to the spool. Raises NoRoom, SpoolError.
+
+        After an error the file is gone: a failed sync is never tried again on the same file, since the system may have
+        dropped the unwritten bytes already.
+        """
+        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+        relative = f"{area}/{name[:2]}/{name}-{secrets.token_hex(8)}"
+        final = self._root / relative
+        try:
+            with _errors():
+                os.fsync(self._open())
+                os.rename(self._path, final)  # noqa: PTH104  # the system call, nothing more
+                _sync_folder(final.parent)
+        except BaseException:
+            final.unlink(missing_ok=True)
+            self.discard()
+            raise
+        self._close()
+        return relative
+
+    def discard(self) -> None:
+        """Remove the file; harmless after `keep` or a second time."""
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            self._close()
+
+    def __enter__(self) -> SpoolFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.discard()
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise SpoolError("the file was kept or discarded already")
+        return self._descriptor
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _errors:  # noqa: N801  # reads as a statement; a class because it stands in the path of every received buffer
+    """The system's errors as ours, without the path in the message."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, OSError):
+            wrapped = NoRoom if error.errno in _FULL else SpoolError
+            raise wrapped(error.strerror or "input/output error") from error
+
+
+def _make_folders(area: Path) -> None:
+    """The area and its 256 folders, on disk before the first file: a file's own folder sync would not hold its parent."""
+    area.mkdir(mode=0o700, exist_ok=True)
+    present = {entry.name for entry in area.iterdir()}
+    for number in range(256):
+        if f"{number:02x}" not in present:
+            (area / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+    _sync_folder(area)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Remove a temporary file that no process holds the lock of."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
