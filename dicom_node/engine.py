@@ -12,11 +12,11 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from dicom_node.child import LENGTH, decode_outcome, write_frame
+from dicom_node.frames import LENGTH, decode_outcome, write_frame
 from dicom_node.outcome import RunOutcome, RunRequest, request_to_json
 
 START_TIMEOUT_S = 120.0
@@ -48,10 +48,14 @@ class Limits:
 
 
 class Engine:
-    """Runs requests one at a time, each in a child process of its own."""
+    """Runs requests one at a time, each in a child process of its own.
 
-    def __init__(self, limits: Limits) -> None:
+    `program` is what a child executes, given memory limit and threads as arguments; it speaks `dicom_node.frames`.
+    """
+
+    def __init__(self, limits: Limits, program: Sequence[str] = (sys.executable, "-m", "dicom_node.child")) -> None:
         self._limits = limits
+        self._program = program
         self._warm: subprocess.Popen[bytes] | None = None
 
     def warm_up(self) -> None:
@@ -81,7 +85,7 @@ class Engine:
             _end(child)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "dicom_node.child", str(self._limits.memory_mb), str(self._limits.threads)]
+        command = [*self._program, str(self._limits.memory_mb), str(self._limits.threads)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
     def _converse(

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.catalog import InstalledModel
@@ -21,11 +21,12 @@ from dicom_node.outcome import Predecessor, ResultObject, SeriesInput
 from dicom_node.routing import Decision, Plan, SeriesFacts, StudyFacts
 from storage import events, queue
 from storage.events import EventKind
+from storage.queue import JobClaim
 from storage.models import Attempt, Delivery, DeliveryItem, Instance, Job, Result, Series, Study
 from storage.spool import Spool
 from storage.states import DeliveryState, JobState
 
-OPEN_JOBS = (JobState.SCHEDULED, JobState.IN_PROGRESS)
+RUN_FAILURES = ("crashed", "timed out", "out of memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,23 @@ def first_started_at(session: Session, job: Job) -> datetime:
     """When the job's first run began; every later attempt tells the same time, so that it makes the same objects."""
     first = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.id)).first()
     return first.started_at if first is not None else job.created_at
+
+
+def failed_runs(session: Session, claim: JobClaim) -> int:
+    """How often the job's run itself failed since it was made or resubmitted; attempts lost with their worker do not count."""
+    since_epoch = claim.epoch - claim.attempt
+    return session.scalar(
+        select(func.count())
+        .select_from(Attempt)
+        .where(Attempt.job_id == claim.job_id, Attempt.epoch > since_epoch, Attempt.outcome.in_(RUN_FAILURES))
+    ) or 0  # fmt: skip
+
+
+def lease_holders(session: Session) -> set[str]:
+    """The workers that hold a job or a delivery now."""
+    jobs = session.scalars(select(Job.worker).where(Job.state == JobState.IN_PROGRESS))
+    deliveries = session.scalars(select(Delivery.worker).where(Delivery.state == DeliveryState.SENDING))
+    return {worker for worker in (*jobs, *deliveries) if worker is not None}
 
 
 def supersede_undelivered(session: Session, job: Job, *, at: datetime) -> tuple[Predecessor, ...]:

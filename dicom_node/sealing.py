@@ -6,12 +6,14 @@ import socket
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from dicom_node.settings import Audit, SettingsError
 from storage import anchor as anchors
 from storage import seal as chain
 from storage.anchor import Anchor
 from storage.database import Database
-from storage.seal import Fault
+from storage.seal import Fault, Head
 
 SHORTEST_KEY = 32
 
@@ -20,6 +22,11 @@ def seal(database: Database, *, at: datetime) -> int:
     """Chain what is not yet chained; the number of events."""
     with database.write() as session:
         return chain.seal(session, at=at)
+
+
+def head(session: Session) -> Head | None:
+    """The newest link of the chain; None where nothing is chained yet."""
+    return chain.head(session)
 
 
 def read_key(audit: Audit) -> bytes | None:
@@ -39,10 +46,10 @@ def anchor(database: Database, audit: Audit, *, at: datetime) -> Anchor | None:
     """Write the chain's head to the anchor file and to syslog; None where there is nothing to anchor."""
     key = read_key(audit)
     with database.read() as session:
-        head = chain.head(session)
-    if key is None or head is None:
+        newest = chain.head(session)
+    if key is None or newest is None:
         return None
-    made = anchors.make_anchor(key, head, at)
+    made = anchors.make_anchor(key, newest, at)
     if audit.anchor_file is not None:
         anchors.append_anchor(audit.anchor_file, made)
     if audit.anchor_syslog:

@@ -179,6 +179,7 @@ class Web(_Section):
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
     port: Port = Field(8042, description="HTTP port; 0 takes a free one")
     token_file: Path | None = Field(None, description="file that holds the access token; empty: made at start beside the spool, mode 0600")
+    host_names: tuple[str, ...] = Field((), description="names the page is reached by, beside localhost and this machine's own name")
 
 
 class Audit(_Section):

@@ -12,9 +12,9 @@ committed happens again, and what was committed does not. The scheduler decides 
 
 from __future__ import annotations
 
-import hashlib
+import os
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -30,7 +30,7 @@ from dicom_node.settings import Destination, Settings
 from storage import events, queue, retention
 from storage.database import Database, DatabaseBusy
 from storage.events import EventKind
-from storage.models import Delivery, Job, Study
+from storage.models import Job, Study
 from storage.queue import DeliveryClaim, JobClaim
 from storage.spool import Area, Spool
 from storage.states import StudyEvent
@@ -114,6 +114,7 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
     with site.database.write() as session:
         claim = queue.claim_job(session, worker=worker, lease_s=lease_s, at=utc_now())
         request = None if claim is None else request_for(site, session, claim, at=utc_now())
+        failed_before = 0 if claim is None else ledger.failed_runs(session, claim)
     if claim is None or request is None:
         engine.warm_up()
         return claim is not None
@@ -121,7 +122,7 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
     try:
         outcome, peak_mb = engine.run(request, _heartbeat(site, claim))
     except RunFailed as failure:
-        _run_failed(site, engine, claim, request, failure)
+        _run_failed(site, engine, claim, request, failure, failed_before + 1)
     else:
         finish(site, claim, request, outcome, peak_memory_mb=peak_mb, at=utc_now())
     engine.warm_up()
@@ -162,12 +163,10 @@ def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) 
 
 def threads_per_run(settings: Settings) -> int:
     """CPU threads of one run: as configured, or the machine's cores shared among the workers."""
-    import os
-
     return settings.run.threads or max(1, (os.cpu_count() or 1) // settings.run.workers)
 
 
-def _heartbeat(site: Site, claim: JobClaim):  # type: ignore[no-untyped-def]  # a closure over two values
+def _heartbeat(site: Site, claim: JobClaim) -> Callable[[], bool]:
     def beat() -> bool:
         try:
             with site.database.write() as session:
@@ -178,13 +177,15 @@ def _heartbeat(site: Site, claim: JobClaim):  # type: ignore[no-untyped-def]  # 
     return beat
 
 
-def _run_failed(site: Site, engine: Engine, claim: JobClaim, request: RunRequest, failure: RunFailed) -> None:
-    log.warning("run failed", job=claim.job_id, kind=failure.kind, attempt=claim.attempt)
+def _run_failed(
+    site: Site, engine: Engine, claim: JobClaim, request: RunRequest, failure: RunFailed, failed_runs: int
+) -> None:
+    log.warning("run failed", job=claim.job_id, kind=failure.kind, failed_runs=failed_runs)
     if failure.kind == "lost":
         return
     run = site.settings.run
-    if failure.worth_retrying and claim.attempt < run.maximum_attempts:
-        wait_s = run.retry_after_s * 2 ** (claim.attempt - 1)
+    if failure.worth_retrying and failed_runs < run.maximum_attempts:
+        wait_s = run.retry_after_s * 2 ** (failed_runs - 1)
         with site.database.write() as session:
             queue.retry_job(
                 session, claim, at=utc_now(), not_before=utc_now() + timedelta(seconds=wait_s),
@@ -288,7 +289,7 @@ def deliver(site: Site, destination: Destination, *, worker: str) -> bool:
         claim = queue.claim_delivery(
             session, worker=worker, lease_s=lease_s, at=utc_now(), destinations={destination.name}
         )
-        waiting = [] if claim is None else ledger.unsent_items(session, claim, site.spool)
+        waiting = () if claim is None else ledger.unsent_items(session, claim.delivery_id, site.spool)
     if claim is None:
         return False
 
@@ -320,9 +321,10 @@ def _end_delivery(site: Site, session: Session, claim: DeliveryClaim, error: scu
 # ---------------------------------------------------------------------------------------------------- watch, purge
 
 
-def take_back(site: Site, *, dead_workers: Collection[str], at: datetime) -> int:
+def take_back(site: Site, *, is_dead: Callable[[str], bool], at: datetime) -> int:
     """Give jobs and deliveries of silent or dead workers to others; the number taken back."""
     with site.database.write() as session:
+        dead_workers = {worker for worker in ledger.lease_holders(session) if is_dead(worker)}
         jobs = queue.expire_job_leases(session, at=at, dead_workers=dead_workers)
         deliveries = queue.expire_delivery_leases(session, at=at, dead_workers=dead_workers)
     return len(jobs) + len(deliveries)
@@ -337,15 +339,3 @@ def purge(site: Site, *, at: datetime) -> int:
     for path in paths:
         site.spool.delete(path)
     return len(studies)
-
-
-def identity_digest(parts: Sequence[str]) -> str:
-    """SHA-256 (hex) over the parts, each with its length, so that no two lists look alike."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode()
-        digest.update(f"{len(data)}:".encode() + data)
-    return digest.hexdigest()
-
-
-__all__ = ["Delivery", "Site", "deliver", "finish", "purge", "settle", "submit", "take_back"]

@@ -5,13 +5,11 @@ The network knows the grid it was trained for (`spacing_mm`) and the grid it is 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
+from torch import nn
 from torch.nn import functional
 
 FloatArray = NDArray[np.float32]
@@ -23,21 +21,14 @@ _HEAD_QUANTILE = 0.9  # of the voxels above the mean: the intensity that becomes
 _BATCH = 32
 
 
-class BrainNetwork(Protocol):
-    """A network image[B, 1, H, W] -> logits[B, 1, H, W] that says for which grid it was made."""
-
-    spacing_mm: float
-    grid_spacing_mm: float
-    multiple: int
-
-    def __call__(self, image: Tensor) -> Tensor: ...
-
-
 class BrainMask:
     """Callable: images[slice, row, column] -> brain[slice, row, column]; axial, foot to head, front to back, right to left."""
 
-    def __init__(self, network: BrainNetwork, threshold: float = 0.5) -> None:
+    def __init__(self, network: nn.Module, threshold: float = 0.5) -> None:
+        """`network` is what `inference.networks.build_brain_net` builds. Raises ValueError where it names no grid."""
         self._network = network
+        self._scale = _number(network, "grid_spacing_mm") / _number(network, "spacing_mm")
+        self._multiple = int(_number(network, "multiple"))
         self._threshold = threshold
 
     def __call__(self, images: FloatArray) -> BoolArray:
@@ -47,9 +38,8 @@ class BrainMask:
     def probability(self, images: FloatArray) -> FloatArray:
         """The network's own opinion, 0..1, on the grid of `images`."""
         rows, columns = images.shape[1:]
-        scale = self._network.grid_spacing_mm / self._network.spacing_mm
-        size = (max(1, round(rows * scale)), max(1, round(columns * scale)))
-        down, right = (-n % self._network.multiple for n in size)
+        size = (max(1, round(rows * self._scale)), max(1, round(columns * self._scale)))
+        down, right = (-n % self._multiple for n in size)
         normalised = torch.from_numpy(normalise_head(images))[:, None]
         device = _device(self._network)
         found = []
@@ -83,7 +73,12 @@ def clean(probability: FloatArray, threshold: float = 0.5) -> BoolArray:
     return np.stack([ndimage.binary_fill_holes(part) for part in brain])
 
 
-def _device(network: BrainNetwork) -> torch.device:
-    if isinstance(network, torch.nn.Module):
-        return next(network.parameters()).device
-    return torch.device("cpu")
+def _number(network: nn.Module, name: str) -> float:
+    value = getattr(network, name, None)
+    if not isinstance(value, int | float):
+        raise ValueError(f"the brain network does not say its {name}")
+    return float(value)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

@@ -10,9 +10,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,12 +21,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from inference.card import CARD_NAME, BundleError, ModelCard, card_digest, read_card, verify_files
-from inference.networks import build_brain_net, build_restorer
+from inference.networks import BrainNet, Restorer
 from inference.postprocess import check_calibration, check_operating_point
 from inference.types import ModelIdentity
 
 RESTORER_FILE = "restorer.safetensors"
 BRAIN_FILE = "brain.safetensors"
+Net = TypeVar("Net", bound=nn.Module)
+
 BRAIN_PREFIX = "brain_"
 """Keys of the card's `network` that start so belong to the brain network, without the prefix."""
 
@@ -37,7 +40,7 @@ class Bundle:
     card: ModelCard
     identity: ModelIdentity
     restorer: nn.Module
-    brain: nn.Module
+    brain: BrainNet
     device: torch.device
 
 
@@ -48,8 +51,8 @@ def load_bundle(folder: Path, *, expected_digest: str | None = None, device: str
     return Bundle(
         card=card,
         identity=identity(folder, card),
-        restorer=_ready(build_restorer(restorer_config(card)), folder, card, RESTORER_FILE, where),
-        brain=_ready(build_brain_net(brain_config(card)), folder, card, BRAIN_FILE, where),
+        restorer=_ready(_built(Restorer, restorer_config(card), folder), folder, card, RESTORER_FILE, where),
+        brain=_ready(_built(BrainNet, brain_config(card), folder), folder, card, BRAIN_FILE, where),
         device=where,
     )
 
@@ -170,7 +173,14 @@ def _swap(draft: Path, folder: Path) -> None:
     shutil.rmtree(former)
 
 
-def _ready(network: nn.Module, folder: Path, card: ModelCard, name: str, device: torch.device) -> nn.Module:
+def _built(make: Callable[[Mapping[str, object]], Net], config: Mapping[str, object], folder: Path) -> Net:
+    try:
+        return make(config)
+    except (ValueError, RuntimeError) as error:
+        raise BundleError(f"{folder / CARD_NAME}: network: {error}") from error
+
+
+def _ready(network: Net, folder: Path, card: ModelCard, name: str, device: torch.device) -> Net:
     """The network with the weights of one file, verified from the very bytes that are loaded."""
     if name not in card.files:
         raise BundleError(f"{folder / CARD_NAME}: files: {name} is missing")
@@ -191,8 +201,8 @@ def _ready(network: nn.Module, folder: Path, card: ModelCard, name: str, device:
         raise BundleError(f"{folder / name}: does not fit the network of the card: {error}") from error
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    ready: nn.Module = network.eval().to(device)
-    return ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def _sha256(content: bytes) -> str:

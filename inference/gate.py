@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from highdicom import Volume
+from highdicom import Volume, VolumeGeometry
 from numpy.typing import NDArray
 
 from inference.card import Validity
+from inference.preprocess import ORIENTATION as NETWORK_ORIENTATION
 from inference.types import Refusal
 
 BRAIN_ML_EXPECTED = (800.0, 2000.0)
@@ -25,17 +26,23 @@ SPACING_TOLERANCE = 1e-3
 
 
 def check_volume(volume: Volume, validity: Validity) -> None:
-    """Raises Refusal where the volume is no image at all or outside the model's declared geometry."""
+    """Raises Refusal where the volume is no image at all or outside the model's declared geometry.
+
+    Slices, spacing and tilt are those of the planes that the network will see: the volume's own axes, swapped
+    and reversed to be as axial as they can. A sagittal acquisition with small cubic voxels is as good as
+    axial.
+    """
     _check_pixels(volume.array)
-    slices, rows, columns = volume.spatial_shape
-    slice_mm, row_mm, column_mm = volume.spacing
+    axial = volume.get_geometry().to_patient_orientation(NETWORK_ORIENTATION)
+    slices, rows, columns = axial.spatial_shape
+    slice_mm, row_mm, column_mm = axial.spacing
     _within("slices", "number of slices", slices, validity.slices, "")
     for spacing in (row_mm, column_mm):
         _within("pixel-spacing", "pixel spacing", spacing, validity.pixel_spacing_mm, " mm")
     _within("slice-spacing", "slice spacing", slice_mm, validity.slice_spacing_mm, " mm")
     shorter = min(rows * row_mm, columns * column_mm)
     _within("field-of-view", "shorter side of the field of view", shorter, validity.field_of_view_mm, " mm")
-    tilt = tilt_deg(volume)
+    tilt = tilt_deg(axial)
     if tilt > validity.maximum_tilt_deg + 1e-6:
         limit = f"at most {validity.maximum_tilt_deg:g} degrees"
         raise Refusal(
@@ -43,9 +50,9 @@ def check_volume(volume: Volume, validity: Validity) -> None:
         )
 
 
-def tilt_deg(volume: Volume) -> float:
-    """The angle in degrees, 0 to 90, between the slice normal and the patient's foot-head axis."""
-    normal = np.asarray(volume.unit_vectors()[0], dtype=np.float64)
+def tilt_deg(geometry: VolumeGeometry) -> float:
+    """The angle in degrees, 0 to 90, between the first axis (slices) and the patient's foot-head axis."""
+    normal = np.asarray(geometry.unit_vectors()[0], dtype=np.float64)
     return math.degrees(math.acos(min(1.0, abs(float(normal @ FOOT_TO_HEAD)))))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ from inference.contract import Checked
 from inference.cost import Meter, Shape
 from inference.gate import check_brain, check_volume, remarks
 from inference.postprocess import Assessment
-from inference.preprocess import prepare
+from inference.preprocess import UNIT, Prepared, prepare
 from inference.recipes import RECIPES, Recipe
 from inference.restoration import Setting, restore
 from inference.types import Cost, Localization, OperatingPoint, Provenance
@@ -37,7 +37,9 @@ BoolArray = NDArray[np.bool_]
 ENTRY_POINT_GROUP = "fovea.localizers"
 """Its entry points are functions (bundle folder, card, device) -> Localizer, named by their recipe."""
 
-LINEAR, NEAREST = 1, 0
+LINEAR = 1
+"""Order of interpolation on the way back to the source grid."""
+HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class RawMaps:
     raw: FloatArray
     brain: BoolArray
     healthy: FloatArray
-    """In the units of the input; the input itself outside the brain."""
+    """In the units of the input: the input less its departure from the network's estimate, so that the
+    source's own sharpness stays; the input itself outside the brain."""
     uncertainty: FloatArray | None
     cost: Cost
 
@@ -130,20 +133,16 @@ class RecipeLocalizer:
             prepared = prepare(volume, bundle.card, BrainMask(bundle.brain))
             check_brain(prepared.brain)
             maps = restore(prepared.images, prepared.brain, recipe, bundle.restorer, setting)
-            brain = np.asarray(prepared.to_source(prepared.brain.astype(np.float32), order=NEAREST) > 0.5)
-            check_brain(brain)
-            healthy = prepared.to_source(prepared.destandardise(maps.healthy), order=LINEAR)
+            way_back = WayBack.of(prepared)
+            check_brain(way_back.brain)
+            departure = way_back.bring(prepared.images - maps.healthy) * (prepared.median / UNIT)
             source = np.asarray(volume.array, dtype=np.float32)
-            found = RawMaps(
-                raw=np.where(brain, prepared.to_source(maps.raw, order=LINEAR), np.float32(0)),
-                brain=brain,
-                healthy=np.where(brain, healthy, source),
-                uncertainty=_inside(brain, maps.uncertainty, prepared.to_source),
-                cost=_NOTHING_SPENT,
-            )
-        if not np.all(np.isfinite(found.raw)):
+            raw = way_back.bring(maps.raw)
+            uncertainty = None if maps.uncertainty is None else way_back.bring(maps.uncertainty)
+        if not np.all(np.isfinite(raw)):
             raise ArithmeticError("the network answered with numbers that are not finite")
-        return replace(found, cost=meter.cost())
+        healthy = np.maximum(source - departure, source.min())
+        return RawMaps(raw, way_back.brain, healthy, uncertainty, meter.cost())
 
 
 def load_localizer(
@@ -193,13 +192,28 @@ def plugged_in(name: str, card: ModelCard) -> Callable[[Path, ModelCard, str], L
     return factory
 
 
-_NOTHING_SPENT = Cost(0, 0.0, 0.0, 0.0, "", "")
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """From the grid of the network to the source grid without mixing brain and surroundings at the rim."""
 
+    prepared: Prepared
+    share: FloatArray
+    """How much of each source voxel is brain, 0 to 1."""
 
-def _inside(
-    brain: BoolArray, values: FloatArray | None, to_source: Callable[..., NDArray[np.float32]]
-) -> FloatArray | None:
-    return None if values is None else np.where(brain, to_source(values, order=LINEAR), np.float32(0))
+    @classmethod
+    def of(cls, prepared: Prepared) -> WayBack:
+        """The way back of one prepared volume."""
+        return cls(prepared, prepared.to_source(prepared.brain.astype(np.float32), order=LINEAR))
+
+    @property
+    def brain(self) -> BoolArray:
+        """The source voxels of which half or more is brain."""
+        return np.asarray(self.share >= HALF, dtype=np.bool_)
+
+    def bring(self, values: FloatArray) -> FloatArray:
+        """values[slice, row, column] of the network's grid on the source grid: means over brain alone, 0 outside."""
+        inside = self.prepared.to_source(np.where(self.prepared.brain, values, np.float32(0)), order=LINEAR)
+        return np.where(self.brain, inside / np.maximum(self.share, HALF), np.float32(0)).astype(np.float32)
 
 
 def _multiple(card: ModelCard) -> int:

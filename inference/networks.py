@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from monai.networks.nets import BasicUNet, DiffusionModelUNet
 from torch import Tensor, nn
 
@@ -93,15 +92,6 @@ def build_restorer(config: Mapping[str, object]) -> nn.Module:
 def build_brain_net(config: Mapping[str, object]) -> nn.Module:
     """The brain-mask network, from the `brain_` entries of a model card's `network` table. Raises ValueError likewise."""
     return BrainNet(config)
-
-
-def count_gflop(network: nn.Module, *inputs: Tensor) -> float:
-    """Floating-point operations of one forward pass, in 10⁹, a multiplication and an addition counted as two."""
-    from torch.utils.flop_counter import FlopCounterMode  # imported late: it is slow to load and rarely needed
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(*inputs)
-    return float(counter.get_total_flops()) / 1e9
 
 
 def _whole(config: Mapping[str, object], key: str) -> int:

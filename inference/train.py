@@ -6,6 +6,7 @@ model card is written by `inference.calibrate`. The command is `python -m infere
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inference.data import soop_bank
 from inference.fit import FitPlan, fit, supports_bf16
 from inference.networks import BRAIN_NET, RESTORER, build_brain_net, build_restorer
 from inference.phantom.banks import UNIT, Bank, BankPlan, make_bank
@@ -35,8 +37,9 @@ class TrainingRecipe:
     brain_batch: int
     restore_steps: int
     restore_batch: int
-    per_label_map: int
-    """Slices drawn from each label map for either bank."""
+    brain_per_label_map: int
+    restore_per_label_map: int
+    """Slices drawn from each label map."""
     analytic_heads: int
     per_analytic: int
     brain_shape: tuple[int, int] = (128, 128)
@@ -52,12 +55,12 @@ class TrainingRecipe:
 
 RECIPES = {
     "brain-flair": TrainingRecipe(
-        "brain-flair", seed=20, brain_steps=4000, brain_batch=24, restore_steps=9000, restore_batch=16,
-        per_label_map=500, analytic_heads=6, per_analytic=200,
+        "brain-flair", seed=1, brain_steps=3000, brain_batch=16, restore_steps=9000, restore_batch=16,
+        brain_per_label_map=350, restore_per_label_map=500, analytic_heads=6, per_analytic=200,
     ),
     "smoke": TrainingRecipe(
         "smoke", seed=1, brain_steps=6, brain_batch=2, restore_steps=6, restore_batch=2,
-        per_label_map=4, analytic_heads=1, per_analytic=6, brain_shape=(64, 64), brain_spacing_mm=4.0,
+        brain_per_label_map=4, restore_per_label_map=4, analytic_heads=1, per_analytic=6, brain_shape=(64, 128), brain_spacing_mm=4.0,
         restore_shape=(80, 64), restore_spacing_mm=2.5, held_out_label_maps=0,
     ),
 }
@@ -73,13 +76,18 @@ class BrainLoss:
 
     def __init__(self, bank: Bank, recipe: TrainingRecipe) -> None:
         self._bank, self._batch = bank, recipe.brain_batch
-        self._painter = AnomalyPainter(recipe.brain_shape, recipe.brain_spacing_mm, recipe.seed + 1)
+        rows, columns = recipe.brain_shape
+        self._spare = columns // 4
+        self._painter = AnomalyPainter((rows, columns - self._spare), recipe.brain_spacing_mm, recipe.seed + 1)
 
     def __call__(self, network: nn.Module, g: torch.Generator) -> Tensor:
         index = torch.randint(0, len(self._bank.image), (self._batch,), generator=g).sort().values.numpy()
-        image = _tensor(self._bank.image[index])
-        brain = _tensor(self._bank.brain[index]) / 255
-        white = _tensor(self._bank.white[index]) / 255
+        left = int(torch.randint(0, self._spare + 1, (1,), generator=g).item())
+        window = slice(left, left + self._bank.image.shape[2] - self._spare)
+        image, brain, white = (
+            _tensor(array[index][:, :, window]) for array in (self._bank.image, self._bank.brain, self._bank.white)
+        )
+        brain, white = brain / 255, white / 255
         image = self._with_anomalies(image, brain, white, g)
         image, brain = self._move(image, g), self._move(brain, g, again=True)
         gain = torch.exp(0.25 * torch.randn(self._batch, 1, 1, 1, generator=g))
@@ -167,21 +175,29 @@ def _pick(bank: Bank, count: int, shape: tuple[int, int], g: torch.Generator) ->
 
 def brain_plan(recipe: TrainingRecipe, label_maps: Sequence[Path]) -> BankPlan:
     """The bank of whole heads for the brain-mask network."""
-    return _plan(recipe, "brain", label_maps, recipe.brain_shape, recipe.brain_spacing_mm, 1)
+    return _plan(recipe, "brain", label_maps, recipe.brain_shape, recipe.brain_spacing_mm, 1,
+                 recipe.brain_per_label_map)
 
 
 def restore_plan(recipe: TrainingRecipe, label_maps: Sequence[Path]) -> BankPlan:
     """The bank of standardised healthy slices for the restoration network."""
-    return _plan(recipe, "restore", label_maps, recipe.restore_shape, recipe.restore_spacing_mm, 2)
+    return _plan(recipe, "restore", label_maps, recipe.restore_shape, recipe.restore_spacing_mm, 2,
+                 recipe.restore_per_label_map)
 
 
 def _plan(
-    recipe: TrainingRecipe, purpose: str, maps: Sequence[Path], shape: tuple[int, int], spacing_mm: float, salt: int
+    recipe: TrainingRecipe,
+    purpose: str,
+    maps: Sequence[Path],
+    shape: tuple[int, int],
+    spacing_mm: float,
+    salt: int,
+    per_label_map: int,
 ) -> BankPlan:
     kept = len(maps) - recipe.held_out_label_maps
     return BankPlan(
         purpose, tuple(str(path) for path in sorted(maps)[: max(0, kept)]), tuple(range(1001, 1001 + recipe.analytic_heads)),
-        recipe.per_label_map, recipe.per_analytic, shape, spacing_mm, recipe.seed * 10 + salt,
+        per_label_map, recipe.per_analytic, shape, spacing_mm, recipe.seed * 10 + salt,
     )
 
 
@@ -205,3 +221,34 @@ def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Ban
     seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "restore.ckpt")
     log.info("restoration network done", steps=recipe.restore_steps, seconds=round(seconds))
     return network
+
+
+def label_map_paths(folder: Path) -> list[Path]:
+    """The label maps in a data folder. Raises FileNotFoundError naming the folder where there are none."""
+    found = sorted((folder / "synthseg_label_maps").glob("*.npy.xz"))
+    if not found:
+        raise FileNotFoundError(f"no label maps (*.npy.xz) in {folder / 'synthseg_label_maps'}")
+    return found
+
+
+def main() -> None:
+    """The command line: `python -m inference.train RECIPE --data FOLDER --work FOLDER [--only brain|restore]`."""
+    parser = argparse.ArgumentParser(description="train the networks of a bundle; start it again to resume")
+    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("--data", type=Path, required=True, help="folder with synthseg_label_maps and soop_flair")
+    parser.add_argument("--work", type=Path, required=True, help="where banks and checkpoints are kept")
+    parser.add_argument("--only", choices=["brain", "restore"], help="train one of the two networks")
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    recipe = RECIPES[chosen.recipe]
+    maps = label_map_paths(chosen.data)
+    if chosen.only != "restore":
+        train_brain(recipe, maps, chosen.work)
+    if chosen.only != "brain":
+        real = soop_bank(chosen.data / "soop_flair", recipe.restore_shape, recipe.restore_spacing_mm, chosen.work / "bank-soop")
+        train_restorer(recipe, maps, real, chosen.work)
+
+
+if __name__ == "__main__":
+    main()

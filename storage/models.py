@@ -144,6 +144,8 @@ class Instance(Base):
     """SHA-256 (hex) of the data set as received (file meta information excluded)."""
     pixel_digest: Mapped[str | None] = mapped_column(String(64))
     """SHA-256 (hex) of the pixel data element's value bytes; None without pixel data."""
+    identity_digest: Mapped[str] = mapped_column(String(64), default="")
+    """SHA-256 (hex) of the patient and study attributes it carries, to tell a correction from a mere repetition."""
     held: Mapped[bool] = mapped_column(default=False)
     """True where it carries another patient than the rest of its study: kept, never analysed until released."""
     own: Mapped[bool] = mapped_column(default=False)

@@ -1,8 +1,8 @@
 """Who may look: one start-up token, a signed session cookie made from it, and a limit on failed tries.
 
-The token is a secret of at least 32 characters in a file of mode 0600. A browser shows it once as `?token=` and gets a
-cookie that is signed with a key derived from the token, so that a new token ends every session. Programs send it as
-`Authorization: Bearer`. Comparisons take constant time.
+The token is a secret of at least 32 characters in a file of mode 0600. A browser shows it once as `?token=`
+and gets a cookie that is signed with a key derived from the token, so that a new token ends every session.
+Programs send it as `Authorization: Bearer`. Comparisons take constant time.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def same_secret(given: str, expected: str) -> bool:
 
 
 class Sessions:
-    """Signed session cookies. Nothing is kept: the signature and the end time in the cookie are the session."""
+    """Signed session cookies. Nothing is kept: the cookie's signature and end time are the session."""
 
     def __init__(self, token: str, now: Callable[[], float] = time.time) -> None:
         self._key = hmac.digest(token.encode(), b"fovea web session key", hashlib.sha256)
@@ -86,7 +86,7 @@ class Sessions:
 
     def issue(self) -> str:
         """A new cookie value: `name.end.signature`."""
-        body = f"{secrets.token_hex(8)}.{int(self._now()) + SESSION_S}"
+        body = f"{secrets.token_hex(4)}.{int(self._now()) + SESSION_S}"
         return f"{body}.{self._signature(body)}"
 
     def name(self, cookie: str) -> str | None:

@@ -6,35 +6,28 @@ z to the head), bent by smooth noise; sulci are the zero sheets of a random fiel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.phantom.appearance import Look, draw_flair, paint, scan
+from inference.phantom.appearance import draw_flair
 from inference.phantom.fields import smooth_field
-from inference.phantom.tissues import BRAIN, Atlas, Tissue, atlas_from_tissue
+from inference.phantom.heads import (
+    Lesions,
+    Shape,
+    Spacing,
+    SyntheticHead,
+    grid_points,
+    moderate,
+    plane_offsets,
+    scan_head,
+)
+from inference.phantom.tissues import Atlas, Tissue, atlas_from_tissue
 
 Array = NDArray[np.float32]
-Shape = tuple[int, int, int]
 
 _NOISE_STEP_MM = 3.0  # lattice on which the bending and folding fields live
 _NOISE_EXTENT = 96  # lattice points per axis: 288 mm
-
-
-@dataclass(frozen=True, slots=True)
-class SyntheticHead:
-    """A head as an axial series would show it: [slice foot to head, row anterior to posterior, column right to left]."""
-
-    image: NDArray[np.float32]
-    """0..1000, white matter near 330."""
-    lesion: NDArray[np.bool_]
-    brain: NDArray[np.bool_]
-    spacing_mm: tuple[float, float, float]
-    """Slice, row and column spacing."""
-    origin_lps: tuple[float, float, float]
-    """Position of voxel (0, 0, 0) in LPS mm; slices run along +z, rows along +y, columns along +x."""
 
 
 class _Anatomy:
@@ -160,17 +153,10 @@ def points_from_midline(p: Array) -> Array:
     return np.asarray(p[0], dtype=np.float32)
 
 
-def _grid(shape: Shape, spacing_mm: tuple[float, float, float], centre: tuple[float, float, float]) -> Array:
-    """Points [3 = x y z, slice, row, column] in mm for a grid whose centre lies at `centre`."""
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm, strict=True)]
-    z, y, x = np.meshgrid(*axes, indexing="ij")
-    return np.stack([x + centre[0], y + centre[1], z + centre[2]]).astype(np.float32)
-
-
 def analytic_atlas(seed: int) -> Atlas:
     """A head made by code as an atlas on the 1 mm grid, to be cut like the label maps."""
     anatomy = _Anatomy(np.random.default_rng([seed, 1]))
-    points = _grid((200, 240, 180), (1.0, 1.0, 1.0), (0.0, 0.0, -20.0))
+    points = grid_points((200, 240, 180), (1.0, 1.0, 1.0), (0.0, 0.0, -20.0))
     return atlas_from_tissue(f"analytic_{seed}", anatomy.tissue(points))
 
 
@@ -178,56 +164,18 @@ def synthetic_head(
     *,
     seed: int,
     shape: Shape = (36, 256, 256),
-    spacing_mm: tuple[float, float, float] = (5.0, 0.9, 0.9),
+    spacing_mm: Spacing = (5.0, 0.9, 0.9),
     lesions: int = 2,
 ) -> SyntheticHead:
     """A FLAIR-like head on the grid asked for, with that many bright lesions in its white matter; made of nothing but `seed`.
 
-    The grid's centre lies 12 mm below the centre of the cerebrum, so the default covers vertex to skull base.
+    The grid's centre lies 12 mm below the centre of the cerebrum, so the default covers vertex to skull base. Lesions are
+    bent balls of 9 to 20 mm radius, 60 to 90 % brighter than white matter.
     """
     rng = np.random.default_rng([seed, 2])
     anatomy = _Anatomy(np.random.default_rng([seed, 1]))
-    look = _moderate(draw_flair(rng))
-    points = _grid(shape, spacing_mm, (0.0, 0.0, -12.0))
-    planes = 1 if spacing_mm[0] < 2 else 2
-    offsets = (np.arange(planes) - (planes - 1) / 2) * spacing_mm[0] / planes
-    tissue = np.stack([anatomy.tissue(points + np.array([0, 0, dz], np.float32)[:, None, None, None]) for dz in offsets])
-    brain = _brain_mask(tissue[planes // 2], spacing_mm)
-    signal = paint(tissue, look, rng, spacing_mm).mean(axis=0)
-    amount = _lesions(rng, tissue[planes // 2], points, lesions)
-    signal += amount * np.float32(rng.uniform(0.6, 0.9))
-    image = scan(signal.astype(np.float32), look, rng, spacing_mm[1:])
-    origin = (float(points[0, 0, 0, 0]), float(points[1, 0, 0, 0]), float(points[2, 0, 0, 0]))
-    return SyntheticHead(np.clip(image * 330, 0, 1000).astype(np.float32), amount > 0.5, brain, spacing_mm, origin)
-
-
-def _moderate(look: Look) -> Look:
-    """An ordinary scanner: none of the imperfections at the end of its range."""
-    return Look(look.levels, min(look.fat, 1.8), min(look.regional, 0.05), min(look.texture, 0.02),
-                min(look.shading, 0.05), min(look.noise, 0.035), min(look.blur_mm, 0.7), min(look.rim, 0.1))
-
-
-def _brain_mask(tissue: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
-    parenchyma = np.isin(tissue, [int(t) for t in BRAIN])
-    steps = max(1, round(3.5 / spacing_mm[1]))
-    disc = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), steps)[None]
-    return np.asarray(ndimage.binary_closing(parenchyma, disc), dtype=np.bool_)
-
-
-def _lesions(rng: np.random.Generator, tissue: NDArray[np.uint8], points: Array, count: int) -> Array:
-    """How much of each voxel is lesion: `count` separate bent ellipsoids of 9 to 20 mm radius in the white matter."""
-    amount = np.zeros(tissue.shape, dtype=np.float32)
-    white = (tissue == Tissue.WHITE) & (points[2] > -10) & (points[2] < 36)
-    free = np.flatnonzero(white.ravel())
-    outline = smooth_field(rng, tissue.shape, 12.0)
-    flat = points.reshape(3, -1)
-    for _ in range(count):
-        if free.size == 0:
-            break
-        centre = flat[:, rng.choice(free)]
-        radius = float(rng.uniform(9, 20))
-        offset = points - centre[:, None, None, None]
-        distance = np.sqrt((offset**2).sum(axis=0))
-        amount = np.maximum(amount, np.clip((radius * (1 + 0.15 * outline) - distance) / 3 + 0.5, 0, 1))
-        free = free[np.linalg.norm(flat[:, free] - centre[:, None], axis=0) > radius + 30]
-    return np.asarray(amount * np.isin(tissue, [int(t) for t in BRAIN]), dtype=np.float32)
+    look = moderate(draw_flair(rng))
+    points = grid_points(shape, spacing_mm, (0.0, 0.0, -12.0))
+    shifts = [np.array([0, 0, dz], np.float32)[:, None, None, None] for dz in plane_offsets(spacing_mm[0])]
+    tissue = np.stack([anatomy.tissue(points + shift) for shift in shifts])
+    return scan_head(tissue, points, spacing_mm, look, Lesions(lesions, (9.0, 20.0), (0.6, 0.9)), rng)

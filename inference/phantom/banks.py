@@ -58,6 +58,11 @@ def make_bank(folder: Path, plan: BankPlan, processes: int = 2) -> Bank:
     if not note.exists() or note.read_text() != wanted:
         _fill(folder, plan, processes)
         note.write_text(wanted)
+    return open_bank(folder)
+
+
+def open_bank(folder: Path) -> Bank:
+    """The bank in `folder`, mapped into memory, not read."""
     return Bank(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "brain", "white")))
 
 

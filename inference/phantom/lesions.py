@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_BLOBS = 10  # most small lesions in one slice
+_BLOBS = 8  # most small lesions in one slice
 _FLUID = -1.3  # standardised signal below which a pixel counts as fluid
 
 
@@ -49,7 +49,9 @@ class AnomalyPainter:
         centre = _choose(brain, 1, g)[:, 0]
         radius = torch.where(torch.rand(count, generator=g) < 0.75, _between(count, 8, 45, g), _between(count, 3, 10, g))
         base = self._displace(clean, centre, radius / self.spacing_mm, small, g)
-        level = torch.where(small[:, None, None], self._blobs(brain, white, g), self._mass(centre, radius, g))
+        level = self._mass(centre, radius, g)
+        if small.any():
+            level[small] = self._blobs(brain[small], white[small], g)
         alpha = self._soften(level, small, g) * (kind < 0.86)[:, None, None]
         alpha = alpha[:, None] * brain * self._sparing_fluid(base, g)
         anomaly = self._anomaly(base, brain, level[:, None], small, g)
@@ -91,7 +93,7 @@ class AnomalyPainter:
         return 1 - rho / torch.exp(rough).clamp(0.3, 3)
 
     def _blobs(self, brain: Tensor, white: Tensor, g: torch.Generator) -> Tensor:
-        """The same for up to ten small round lesions of 1 to 6 mm radius."""
+        """The same for up to eight small round lesions of 1 to 6 mm radius."""
         count = brain.shape[0]
         place = torch.where(torch.rand(count, 1, 1, 1, generator=g) < 0.8, white, brain)
         centres = _choose(place, _BLOBS, g)

@@ -13,7 +13,14 @@ from torch import Tensor
 from inference.corruptors import LINEAR, GaussianNoise, SliceRandom, Untouched
 from inference.samplers import Chain, Cold, Ddim, Estimate, OneShot, Step, ddpm, keep_estimate, pairs_through
 
-FALLING = (0.9, 0.556, 0.444, 0.1, 0.03, 0.0)  # uneven on purpose: a stride read off a schedule would be wrong
+FALLING = (
+    0.9,
+    0.556,
+    0.444,
+    0.1,
+    0.03,
+    0.0,
+)  # uneven on purpose: a stride read off a schedule would be wrong
 RANDOM = SliceRandom(5, (0, 1))
 
 
@@ -70,7 +77,10 @@ def test_a_ddim_step_keeps_the_very_noise_it_found() -> None:
 def test_a_ddpm_step_meets_the_posterior_of_ho_et_al(t: float, share: float) -> None:
     s = t * share
     alpha_t, alpha_s, sigma_t, sigma_s = LINEAR.alpha(t), LINEAR.alpha(s), LINEAR.sigma(t), LINEAR.sigma(s)
-    x_t, clean = torch.ones(1, 1, 2, 2, dtype=torch.float64), torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64)
+    x_t, clean = (
+        torch.ones(1, 1, 2, 2, dtype=torch.float64),
+        torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64),
+    )
     noise = SliceRandom(5, (0,))
 
     moved = ddpm(LINEAR).move(x_t, clean, t, s, noise)
@@ -186,9 +196,7 @@ def test_one_shot_asks_once_per_level_and_draw_with_fresh_noise() -> None:
     assert not any(torch.allclose(a, b) for a, b in itertools.combinations(shown, 2))
 
 
-@pytest.mark.parametrize(
-    "pairs", [(), ((0.9, 0.5), (0.4, 0.0))], ids=["none", "a gap between 0.5 and 0.4"]
-)
+@pytest.mark.parametrize("pairs", [(), ((0.9, 0.5), (0.4, 0.0))], ids=["none", "a gap between 0.5 and 0.4"])
 def test_pairs_that_do_not_join_are_an_error(pairs: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(ValueError, match="must lead from one to the next"):
         Chain(pairs, Cold())

@@ -1,0 +1,145 @@
+"""Who the node is on the DICOM network: what it accepts, how it names its implementation, how it calls others.
+
+The accepted transfer syntaxes follow the installed pixel decoders; the accepted SOP classes are all of PS3.4 table B.5-1
+that pynetdicom or pydicom know, and those among them that a rule could select are the image classes below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from ipaddress import ip_address, ip_network
+
+from pydicom.uid import UID, UID_dictionary
+from pynetdicom import AE
+from pynetdicom.presentation import (
+    AllStoragePresentationContexts,
+    PresentationContext,
+    build_context,
+)
+from pynetdicom.sop_class import Verification
+
+from dicom_node.settings import Peer, Settings
+
+IMPLEMENTATION_CLASS_UID = UID("2.25.65973038971421631819641836896247798959")
+"""Random UUID-derived UID (PS3.5 B.2), fixed for this product."""
+
+_SC = "1.2.840.10008.5.1.4.1.1."
+
+# PS3.4 table B.5-1: classes whose instances are acquired images. Secondary Capture, Segmentation, Parametric Map, RT
+# images and everything without pixels are left out on purpose: they start nothing.
+IMAGE_STORAGE_CLASSES = frozenset(
+    _SC + suffix
+    for suffix in (
+        "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 "  # CR, DX, mammography, intra-oral
+        "2 2.1 2.2 "  # CT, enhanced, legacy converted
+        "4 4.1 4.3 4.4 "  # MR, enhanced, enhanced colour, legacy converted
+        "3 3.1 5 6 6.1 6.2 6.3 "  # ultrasound and nuclear medicine, retired ones too
+        "12.1 12.1.1 12.2 12.2.1 13.1.1 13.1.2 13.1.3 13.1.4 13.1.5 "  # angiography, fluoroscopy, 3D X-ray, breast
+        "14.1 14.2 20 128 128.1 130 "  # intravascular OCT, NM, PET
+        "77.1.1 77.1.2 77.1.3 77.1.4 77.1.5.1 77.1.5.2 77.1.5.4 77.1.6 77.1.7 77.1.8 77.1.9"  # visible light, eye
+    ).split()
+)
+
+_UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
+
+# Transfer syntax: the modules of which one decodes it (pydicom.pixels.decoders). Lossless ones first, as we prefer them.
+_DECODED_BY: dict[str, tuple[str, ...]] = {
+    "1.2.840.10008.1.2.4.80": ("jpeg_ls", "libjpeg"),  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.90": ("openjpeg",),  # JPEG 2000 lossless
+    "1.2.840.10008.1.2.4.201": ("openjpeg",),  # HTJ2K lossless
+    "1.2.840.10008.1.2.4.202": ("openjpeg",),  # HTJ2K lossless RPCL
+    "1.2.840.10008.1.2.4.70": ("libjpeg",),  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.57": ("libjpeg",),  # JPEG lossless
+    "1.2.840.10008.1.2.5": ("pydicom",),  # RLE
+    "1.2.840.10008.1.2.4.81": ("jpeg_ls", "libjpeg"),  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.91": ("openjpeg",),  # JPEG 2000
+    "1.2.840.10008.1.2.4.203": ("openjpeg",),  # HTJ2K
+    "1.2.840.10008.1.2.4.50": ("libjpeg",),  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": ("libjpeg",),  # JPEG extended
+}
+
+
+def implementation_version_name() -> str:
+    """`FOVEA_` and the installed version, at most 16 characters (PS3.7 D.3.3.2.3)."""
+    try:
+        return f"FOVEA_{version('fovea')}"[:16]
+    except PackageNotFoundError:
+        return "FOVEA"
+
+
+def transfer_syntaxes() -> tuple[str, ...]:
+    """Accepted transfer syntaxes in order of preference: explicit little endian, compressed, deflated, implicit, big endian."""
+    compressed = (uid for uid, modules in _DECODED_BY.items() if any(find_spec(module) for module in modules))
+    return (_UNCOMPRESSED[0], *compressed, *_UNCOMPRESSED[1:])
+
+
+def storage_classes() -> frozenset[str]:
+    """Every storage SOP class known to pynetdicom, and the retired image classes that old archives still send."""
+    known = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
+    return frozenset(known | {uid for uid in IMAGE_STORAGE_CLASSES if uid in UID_dictionary})
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What the listener takes, worked out once at start."""
+
+    classes: frozenset[str]
+    syntaxes: tuple[str, ...]
+
+    @classmethod
+    def installed(cls) -> Acceptance:
+        """What this installation can store and decode."""
+        return cls(storage_classes(), transfer_syntaxes())
+
+    def contexts(self, proposed: Iterable[str]) -> list[PresentationContext]:
+        """Supported contexts for the proposed abstract syntaxes only: building all of them costs 50 ms per association."""
+        supported = [build_context(Verification, list(_UNCOMPRESSED))]
+        for uid in sorted(set(proposed) & self.classes):
+            supported.append(build_context(uid, list(self.syntaxes)))
+        return supported
+
+
+def may_send(peers: Iterable[Peer], ae_title: str, address: str) -> bool:
+    """True where a configured peer has this AE title and this address (PS3.8 9.3.2 leaves the check to us). No peers: nobody."""
+    try:
+        source = ip_address(address)
+    except ValueError:
+        return False
+    source = getattr(source, "ipv4_mapped", None) or source
+    return any(
+        peer.ae_title == ae_title.strip(" ")
+        and any(source in ip_network(network, strict=False) for network in peer.addresses)
+        for peer in peers
+    )
+
+
+def requestor(ae_title: str, contexts: Iterable[tuple[str, str]], timeout_s: float) -> AE:
+    """An application entity that proposes one presentation context per (SOP class, transfer syntax)."""
+    entity = named(AE(ae_title=ae_title))
+    entity.requested_contexts = [build_context(uid, syntax) for uid, syntax in contexts]
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
+    return entity
+
+
+def acceptor(settings: Settings) -> AE:
+    """The application entity that the listener serves. Contexts are set for each association from what it proposes."""
+    receive = settings.receive
+    entity = named(AE(ae_title=settings.node.ae_title))
+    entity.add_supported_context(Verification)
+    entity.maximum_pdu_size = receive.maximum_pdu_bytes
+    entity.maximum_associations = 2 * receive.maximum_associations  # ours is counted and answered in `scp`
+    entity.acse_timeout = receive.acse_timeout_s
+    entity.dimse_timeout = receive.dimse_timeout_s
+    entity.network_timeout = receive.network_timeout_s
+    entity.require_called_aet = False  # checked in `scp`, where the refusal also gets its event
+    return entity
+
+
+def named(entity: AE) -> AE:
+    """The entity with this product's implementation class UID and version name."""
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = implementation_version_name()
+    return entity

@@ -1,0 +1,345 @@
+"""The `fovea` command: the node's roles, what a PACS administrator asks of it, and what a compliance officer asks.
+
+Answers go to standard output, talk to standard error; `--json` where a program may read the answer. Exit status: 0 done,
+1 a fault of the program, 2 a wrong call or configuration, 3 unsuitable input, 4 something that may work later.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node import cli_audit, cli_models
+from dicom_node.console import (
+    FAULT,
+    TRY_LATER,
+    UNSUITABLE,
+    WRONG_CALL,
+    AsJson,
+    CommandError,
+    Config,
+    opened,
+    print_json,
+    screen,
+    user_name,
+)
+from dicom_node.settings import SettingsError, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+db = typer.Typer(no_args_is_help=True, help="The database: upgrade, revision.")
+audit = typer.Typer(invoke_without_command=True, help="What happened: by accession number, study, patient, peer, model, time.")
+app.add_typer(db, name="db")
+app.add_typer(audit, name="audit")
+cli_audit.add_to(audit)
+cli_models.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; errors that a person can act on become one line and an exit status."""
+    from dicom_node.explain import UnknownStudy
+    from inference.card import BundleError
+    from inference.types import Refusal
+    from storage.database import DatabaseBusy
+    from storage.spool import NoRoom, SpoolError
+    from storage.states import InvalidMove
+
+    try:
+        app()
+    except CommandError as error:
+        _fail(str(error), error.status)
+    except (SettingsError, BundleError, UnknownStudy, InvalidMove) as error:
+        _fail(str(error), WRONG_CALL)
+    except Refusal as error:
+        _fail(f"{error.code}: {error}", UNSUITABLE)
+    except (DatabaseBusy, NoRoom, SpoolError) as error:
+        _fail(str(error), TRY_LATER)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _fail(text: str, status: int) -> None:
+    screen.print(f"fovea: {text}", style="red", highlight=False, markup=False)
+    sys.exit(status)
+
+
+# ------------------------------------------------------------------------------------------------- roles
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Run the whole node: listener, worker and web page, each a process of its own."""
+    from dicom_node import logs, supervise
+    from storage.database import Database
+
+    settings = load_settings(config)
+    logs.configure()
+    database = Database(settings.storage.url())
+    database.upgrade()
+    database.dispose()
+    supervise.serve(("listen", "work", "web"), config)
+
+
+@app.command()
+def listen(config: Config = None) -> None:
+    """Receive DICOM objects (C-ECHO, C-STORE)."""
+
+    def start(site: Any) -> Callable[[], None]:
+        from dicom_node.scp import Listener
+
+        listener = Listener(site.settings, site.database, site.spool)
+        port = listener.start()
+        screen.print(f"listening as {site.settings.node.ae_title} on {site.settings.node.host} port {port}")
+        return listener.stop
+
+    _role("listen", config, start)
+
+
+@app.command()
+def work(config: Config = None) -> None:
+    """Settle studies, run models, deliver results."""
+
+    def start(site: Any) -> Callable[[], None]:
+        from dicom_node.schedule import Schedule
+
+        schedule = Schedule(site)
+        schedule.start()
+        return schedule.stop
+
+    _role("work", config, start)
+
+
+@app.command()
+def web(config: Config = None) -> None:
+    """Serve the read-only web page, /healthz, /readyz and /metrics."""
+    from dicom_node import logs, supervise
+    from dicom_node.site import note_start, note_stop
+    from dicom_node.web import serve_web
+
+    supervise.die_with_supervisor()
+    logs.configure()
+    with opened(config) as site:
+        note_start(site, "web")
+        serve_web(site.settings, site.database, site.spool)
+        note_stop(site, "web")
+
+
+def _role(name: str, config: Path | None, start: Callable[[Any], Callable[[], None]]) -> None:
+    from dicom_node import logs, supervise
+    from dicom_node.site import note_start, note_stop
+
+    supervise.die_with_supervisor()
+    logs.configure()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with opened(config) as site:
+        note_start(site, name)
+        stop = start(site)
+        while not stopping.wait(1.0):
+            continue
+        stop()
+        note_stop(site, name)
+
+
+# ------------------------------------------------------------------------------------------------- looking
+
+
+@app.command()
+def status(config: Config = None, as_json: AsJson = False) -> None:
+    """What is received, waiting, running, sent and stuck."""
+    from dicom_node import status_view
+
+    with opened(config) as site, site.database.read() as session:
+        overview = status_view.overview(session)
+    if as_json:
+        print_json(overview)
+    else:
+        status_view.print_overview(Console(), overview)
+
+
+@app.command()
+def explain(study: Annotated[str, typer.Argument(help="Study Instance UID or accession number")],
+            config: Config = None, as_json: AsJson = False) -> None:  # fmt: skip
+    """Which rule took which series of a study, which did not, and why. With --config: a dry run of changed rules."""
+    from dicom_node.explain import explain as explain_study
+    from dicom_node.explain import find_study
+
+    with opened(config) as site, site.database.read() as session:
+        found = find_study(session, study)
+        facts = {"study_instance_uid": found.study_instance_uid, "state": found.state, "revision": found.revision, "reason": found.reason}
+        rules = explain_study(site, session, found)
+    if as_json:
+        print_json({**facts, "rules": [asdict(rule) for rule in rules]})
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(f"study {facts['study_instance_uid']}: {facts['state']} (revision {facts['revision']}), {facts['reason'] or 'no remark'}")
+    if not rules:
+        console.print("no rules are configured: nothing would be analysed")
+    for rule in rules:
+        _print_rule(console, rule)
+
+
+def _print_rule(console: Console, rule: Any) -> None:
+    why = f" ({rule.code}: {rule.text})" if rule.code else ""
+    console.print(f"\nrule {rule.rule}, model {rule.model}: {rule.outcome}{why}", highlight=False)
+    if rule.outcome in {"analyses", "reports a refusal"}:
+        console.print(f"  results go to {', '.join(rule.destinations)}", highlight=False)
+    if rule.series:
+        table = Table("series", "description", "modality", "geometry", "verdict", "reason")
+        for one in rule.series:
+            reason = f"{one.code}: {one.text}" if one.code else ""
+            table.add_row(str(one.series_number or "-"), one.description, one.modality, one.geometry, one.verdict, reason)
+        console.print(table)
+
+
+# ------------------------------------------------------------------------------------------------- acting
+
+
+@app.command()
+def resubmit(
+    job: Annotated[int | None, typer.Option(help="a failed job")] = None,
+    delivery: Annotated[int | None, typer.Option(help="a delivery that became a dead letter")] = None,
+    study: Annotated[str, typer.Option(help="all failed jobs and deliveries of this study (UID or accession number)")] = "",
+    config: Config = None,
+) -> None:
+    """Try failed jobs or deliveries again, from attempt 0. Audited."""
+    from dicom_node import acting
+
+    if (job is not None) + (delivery is not None) + bool(study) != 1:
+        raise CommandError("give one of --job, --delivery, --study")
+    with opened(config) as site, site.database.write() as session:
+        done = acting.resubmit(session, user=user_name(), job_id=job, delivery_id=delivery, study=study)
+    for line in done:
+        typer.echo(line)
+    if not done:
+        raise CommandError("nothing of that study has failed")
+
+
+@app.command()
+def release(
+    study: Annotated[str, typer.Argument(help="Study Instance UID or accession number")],
+    discard: Annotated[bool, typer.Option("--discard", help="delete the study's files instead of going on")] = False,
+    include_held: Annotated[bool, typer.Option("--include-held", help="take the held instances in; their identity wins")] = False,
+    config: Config = None,
+) -> None:
+    """End the quarantine of a study: go on without the held instances, with them, or discard it. Audited."""
+    from dicom_node import acting
+
+    if discard and include_held:
+        raise CommandError("--discard and --include-held exclude each other")
+    with opened(config) as site:
+        with site.database.write() as session:
+            text, paths = acting.release(session, study, user=user_name(), discard=discard, include_held=include_held)
+        for path in paths:
+            site.spool.delete(path)
+    typer.echo(text)
+
+
+@app.command()
+def send(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders", exists=True)],
+    to: Annotated[str, typer.Option(help="HOST:PORT, or the name of a configured destination")],
+    called: Annotated[str, typer.Option(help="called AE title")] = "FOVEA",
+    calling: Annotated[str, typer.Option(help="calling AE title")] = "FOVEA",
+    config: Config = None,
+) -> None:
+    """Send DICOM files with C-STORE; prints each instance's status."""
+    from dicom_node import scu
+
+    destination = _destination(to, called, config)
+    paths = sorted(one for given in files for one in ([given] if given.is_file() else given.rglob("*")) if one.is_file())
+    items, unreadable = scu.outgoing(paths)
+    for path, reason in unreadable:
+        screen.print(f"{path}: {reason}", style="yellow", highlight=False, markup=False)
+    if not items:
+        raise CommandError("no DICOM file to send", UNSUITABLE)
+    error = scu.send(destination, calling, items, lambda sent: typer.echo(f"{sent.status} {sent.sop_instance_uid}"))
+    if error is not None:
+        raise CommandError(f"{error.code}: {error.text}", FAULT if error.permanent else TRY_LATER)
+    if unreadable:
+        raise CommandError(f"{len(unreadable)} files could not be read", UNSUITABLE)
+
+
+@app.command()
+def echo(
+    to: Annotated[str, typer.Argument(help="HOST:PORT, or the name of a configured destination")],
+    called: Annotated[str, typer.Option(help="called AE title")] = "FOVEA",
+    calling: Annotated[str, typer.Option(help="calling AE title")] = "FOVEA",
+    config: Config = None,
+) -> None:
+    """Verify that a peer answers (C-ECHO)."""
+    from dicom_node import scu
+
+    destination = _destination(to, called, config)
+    error = scu.echo(destination, calling)
+    if error is not None:
+        raise CommandError(f"{error.code}: {error.text}", TRY_LATER)
+    typer.echo(f"{destination.ae_title} at {destination.host}:{destination.port} answers")
+
+
+def _destination(to: str, called: str, config: Path | None) -> Any:
+    from pydantic import ValidationError
+
+    from dicom_node.settings import Destination
+
+    configured = {one.name: one for one in load_settings(config).destinations}
+    if to in configured:
+        return configured[to]
+    host, colon, port = to.rpartition(":")
+    if not colon or not port.isdigit():
+        raise CommandError(f"{to!r} is neither HOST:PORT nor a configured destination ({', '.join(configured) or 'none'})")
+    try:
+        return Destination(name="command-line", ae_title=called, host=host, port=int(port))
+    except ValidationError as error:
+        raise CommandError(f"{to}: {error.errors()[0]['msg']}") from error
+
+
+# ------------------------------------------------------------------------------------------------- settings, database
+
+
+@app.command()
+def settings(
+    config: Config = None,
+    check: Annotated[bool, typer.Option("--check", help="only validate the configuration")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every setting with its meaning, default and present value."""
+    from dicom_node import settings_view
+
+    loaded = load_settings(config)
+    if check:
+        typer.echo("the configuration is valid")
+    elif as_json:
+        sys.stdout.write(loaded.model_dump_json(indent=2) + "\n")
+    else:
+        sys.stdout.write(settings_view.page(loaded))
+
+
+@db.command()
+def upgrade(config: Config = None) -> None:
+    """Bring the schema to the newest revision (also done at every start)."""
+    with opened(config) as site:
+        typer.echo(f"the schema is at revision {site.database.revision()}")
+
+
+@db.command()
+def revision(config: Config = None) -> None:
+    """The schema's revision in the database and in the program."""
+    from storage.database import Database
+
+    database = Database(load_settings(config).storage.url())
+    typer.echo(f"database {database.revision() or 'empty'}, program {database.head_revision()}")
+    database.dispose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What a stranger may cost: the length of a PDU, the time it may take, and connections that never ask for an association.
+
+A `GuardedSocket` takes the place of an association's public `dul.socket`; it reads whole PDUs in large pieces under a deadline
+and refuses lengths above the cap before a byte of them is read (PS3.8 9.3.1; provider reason 6, invalid PDU parameter value).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom.transport import AssociationSocket
+
+HEADER_BYTES = 6
+ASSOCIATE_BYTES = 1024 * 1024
+"""Longest PDU before an association stands: 128 contexts of 16 syntaxes need 150 kB."""
+WAIT_FOR_DATA_S = 0.003
+"""How long one look for data may block: short enough for what waits to be sent, long enough to be woken by the data itself."""
+SERVICE_PROVIDER, UNRECOGNIZED_PDU, INVALID_PDU_PARAMETER = 2, 1, 6  # PS3.8 9.3.8
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux only
+
+
+@dataclass(frozen=True, slots=True)
+class PduLimits:
+    """The longest P-DATA taken, and the seconds one PDU may take from its first byte to its last."""
+
+    maximum_bytes: int
+    deadline_s: float
+
+
+class GuardedSocket(AssociationSocket):
+    """pynetdicom's socket wrapper with bounded reads. It alternates between the header of a PDU and the rest of it."""
+
+    def __init__(self, wrapped: AssociationSocket, limits: PduLimits) -> None:
+        # Not super().__init__: that would tell the state machine of a second connection (Evt5).
+        self.__dict__.update(vars(wrapped))
+        self._limits = limits
+        self._deadline = 0.0
+        self._is_header_next = True
+        self.has_association = False
+        """Set once an association request was accepted: only then may a PDU be as long as announced."""
+        self.refused_pdus = 0
+        if self.socket is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def ready(self) -> bool:
+        """True where data waits; looks for WAIT_FOR_DATA_S, so that data wakes the reader at once."""
+        if self.socket is not None and not self._is_pending():
+            try:
+                select.select([self.socket], [], [], WAIT_FOR_DATA_S)
+            except (OSError, ValueError):
+                pass  # closed meanwhile: the look below tells
+        return bool(super().ready)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Exactly `nr_bytes`, or fewer where the peer closed. Raises TimeoutError at the deadline, OSError above the cap."""
+        if self._is_header_next:
+            self._deadline = time.monotonic() + self._limits.deadline_s
+            received = self._receive(nr_bytes)
+            if len(received) == HEADER_BYTES:
+                self._check_header(received)
+                self._is_header_next = False
+            return received
+        self._is_header_next = True
+        return self._receive(nr_bytes)
+
+    def _is_pending(self) -> bool:
+        pending = getattr(self.socket, "pending", None)
+        return bool(pending and pending())
+
+    def _check_header(self, header: bytearray) -> None:
+        kind, length = struct.unpack(">BxI", header)
+        cap = self._limits.maximum_bytes if self.has_association else ASSOCIATE_BYTES
+        if not 1 <= kind <= 7:
+            self._abort(UNRECOGNIZED_PDU, f"PDU of unknown type {kind}")
+        if length > cap:
+            self._abort(INVALID_PDU_PARAMETER, f"PDU of {length} bytes, at most {cap} are taken")
+
+    def _abort(self, reason: int, text: str) -> None:
+        self.refused_pdus += 1
+        self.send(struct.pack(">BxIxxBB", 0x07, 4, SERVICE_PROVIDER, reason))
+        raise ConnectionAbortedError(text)
+
+    def send(self, bytestream: bytes) -> None:
+        """Send all bytes; the peer has as long to take them as it has to send a PDU."""
+        if self.socket is not None:
+            self.socket.settimeout(self._limits.deadline_s)
+        super().send(bytestream)
+
+    def _receive(self, count: int) -> bytearray:
+        buffer = bytearray(count)
+        view = memoryview(buffer)
+        received = 0
+        sock: Any = self.socket
+        while received < count:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError("PDU not complete at its deadline")
+            sock.settimeout(remaining)
+            size = sock.recv_into(view[received:])
+            if _QUICKACK is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # the flag does not stay
+            if size == 0:
+                view.release()
+                return buffer[:received]
+            received += size
+        return buffer
+
+
+class PendingConnections:
+    """Connections that have no association yet; beyond the limit the oldest is closed, so that a newcomer is always heard."""
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._lock = threading.Lock()
+        self._pending: dict[Any, None] = {}
+        self.evicted = 0
+
+    def add(self, association: Any) -> None:
+        """Note a new connection."""
+        with self._lock:
+            self._pending[association] = None
+            oldest = next(iter(self._pending)) if len(self._pending) > self._maximum else None
+            if oldest is not None:
+                del self._pending[oldest]
+                self.evicted += 1
+        if oldest is not None:
+            shut(oldest)
+
+    def remove(self, association: Any) -> None:
+        """It asked for an association, or is gone."""
+        with self._lock:
+            self._pending.pop(association, None)
+
+
+def shut(association: Any) -> None:
+    """Shut the association's connection from outside its threads: their reads end at once."""
+    wrapper = association.dul.socket
+    sock = None if wrapper is None else wrapper.socket
+    if sock is not None:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # closed already

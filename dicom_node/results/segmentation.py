@@ -1,0 +1,157 @@
+"""The findings as a DICOM Segmentation (PS3.3 A.51): BINARY, on the source grid, one segment for each finding.
+
+Every frame names the source image it lies on; that is checked after encoding, because no validator does and a viewer
+cannot overlay a frame without it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence, Volume
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from highdicom.seg import Segmentation as HighdicomSegmentation
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.planes import tolerance_mm
+from dicom_node.results import codes, equipment
+from dicom_node.results.account import Account, Analysis
+from dicom_node.results.colours import colour_of
+from dicom_node.results.identity import Identity
+from dicom_node.series import SeriesVolume
+from inference.types import Finding, ModelIdentity
+
+
+class MisplacedMask(Exception):  # noqa: N818  named like UnsuitableSeries
+    """Raised when a mask would not lie on the slices it was drawn on: a bug, never sent."""
+
+
+def build_segmentation(account: Account, analysis: Analysis, identity: Identity, series_number: int) -> Dataset:
+    """The Segmentation of the account's findings, of which there must be at least one."""
+    findings = analysis.localization.findings
+    labels = on_source_grid(analysis.localization.labels, analysis.series)
+    segmentation = HighdicomSegmentation(
+        source_images=_source_images(account, analysis.series),
+        pixel_array=_in_source_order(labels, analysis.series),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_describe(finding, account, identity) for finding in findings],
+        series_instance_uid=identity.uid("segmentation", "series"),
+        series_number=series_number,
+        sop_instance_uid=identity.uid("segmentation", "instance"),
+        instance_number=1,
+        manufacturer=equipment.MANUFACTURER,
+        manufacturer_model_name=equipment.MODEL_NAME,
+        software_versions=equipment.software_versions(account.model),  # type: ignore[arg-type]  # a tuple cannot be written
+        device_serial_number=equipment.device_serial_number(account.model),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=True,
+        content_label="FINDINGS",
+        content_description=account.title,
+        series_description=account.title,
+        content_date=account.created.date(),
+        content_time=account.created.time(),
+        contributing_equipment=[
+            equipment.model_as_equipment(account.model, account.created, account.output.station_name)
+        ],
+        specific_character_set=account.headers[0].SpecificCharacterSet,
+    )
+    for item in segmentation.DimensionOrganizationSequence:
+        item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
+    for item in segmentation.DimensionIndexSequence:
+        item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
+    check_frames(segmentation, labels, analysis.series)
+    return segmentation
+
+
+def on_source_grid(labels: Volume, series: SeriesVolume) -> NDArray[np.uint16]:
+    """labels[slice, row, column] on the grid of the series, flipped and turned back if need be, never resampled.
+
+    Raises MisplacedMask where that is impossible.
+    """
+    try:
+        matched = labels.match_geometry(series.volume, tol=1e-3)
+    except RuntimeError as error:
+        raise MisplacedMask(f"the mask does not lie on the grid of the series: {error}") from error
+    if matched.array.shape != series.volume.array.shape or int(matched.array.sum()) != int(labels.array.sum()):
+        raise MisplacedMask(f"the mask of shape {labels.shape} does not fit the series of {series.volume.shape}")
+    return np.asarray(matched.array, dtype=np.uint16)
+
+
+def tracking_uid(identity: Identity, finding: Finding) -> str:
+    """The UID that says in segmentation and report that this is the same finding."""
+    return identity.uid("finding", str(finding.number))
+
+
+def tracking_id(model: ModelIdentity, finding: Finding) -> str:
+    """The name that goes with it."""
+    return f"{model.name} finding {finding.number}"[:64]
+
+
+def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: SeriesVolume) -> None:
+    """Raise MisplacedMask unless each frame names the one source image it lies on, and every marked slice is there."""
+    encoded = set()
+    by_source = {_source_key(*series.source_of(index)): index for index in range(len(labels))}
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        derivations = frame.get("DerivationImageSequence") or []
+        sources = [source for derivation in derivations for source in derivation.SourceImageSequence]
+        if len(sources) != 1:
+            raise MisplacedMask(f"a frame names {len(sources)} source images")
+        number = sources[0].get("ReferencedFrameNumber")
+        key = (str(sources[0].ReferencedSOPInstanceUID), None if number is None else int(number))
+        index = by_source[key]
+        position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+        off = float(np.linalg.norm(position - series.volume.affine[:3] @ np.array([index, 0, 0, 1.0])))
+        if off > 2 * tolerance_mm(max(series.volume.spacing)):
+            raise MisplacedMask(f"a frame lies {off:.2f} mm from the slice whose image it names")
+        groups = frame if "SegmentIdentificationSequence" in frame else shared
+        encoded.add((index, int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)))
+    marked = {(index, int(label)) for index, plane in enumerate(labels) for label in np.unique(plane) if label}
+    if encoded != marked:
+        raise MisplacedMask(f"{len(encoded ^ marked)} of {len(marked)} marked slices differ from the encoded frames")
+
+
+def _source_key(instance: Dataset, frame: int | None) -> tuple[str, int | None]:
+    return str(instance.SOPInstanceUID), frame
+
+
+def _source_images(account: Account, series: SeriesVolume) -> list[Dataset]:
+    headers = list(account.headers)
+    for header in headers:
+        if not series.frames and not header.get("SliceThickness"):
+            header.SliceThickness = f"{series.volume.spacing_between_slices:.6g}"
+    return headers
+
+
+def _in_source_order(labels: NDArray[np.uint16], series: SeriesVolume) -> NDArray[np.uint16]:
+    """The mask in the order of the source: as it is for single frames, by frame number in a multi-frame image."""
+    mask = labels
+    if series.frames:
+        count = len(series.source[0].PerFrameFunctionalGroupsSequence)
+        mask = np.zeros((count, *labels.shape[1:]), dtype=np.uint16)
+        mask[np.array(series.frames) - 1] = labels
+    return mask if mask.max(initial=0) > 255 else mask.astype(np.uint8)
+
+
+def _describe(finding: Finding, account: Account, identity: Identity) -> SegmentDescription:
+    region = codes.REGIONS.get(account.body_part)
+    side = f", {finding.hemisphere}" if finding.hemisphere else ""
+    return SegmentDescription(
+        segment_number=finding.number,
+        segment_label=f"Finding {finding.number}: {finding.contrast}{side}",
+        segmented_property_category=codes.ABNORMAL_STRUCTURE,
+        segmented_property_type=codes.LESION,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=account.model.name[:64],
+            family=codes.ARTIFICIAL_INTELLIGENCE,
+            version=account.model.version[:64],
+            source=account.model.manufacturer[:64] or None,
+        ),
+        tracking_uid=tracking_uid(identity, finding),
+        tracking_id=tracking_id(account.model, finding),
+        anatomic_regions=[region] if region else None,
+        display_color=CIELabColor.from_rgb(*colour_of(finding.number)),
+    )

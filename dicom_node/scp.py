@@ -1,0 +1,255 @@
+"""The listener: who may open an association, what it may then do, and the rows that tell of it.
+
+pynetdicom negotiates and serves C-ECHO; C-STORE is taken by `dicom_node.dimse` and decided by `dicom_node.store`. Refusals follow
+PS3.8 9.3.4: called AE title (1,1,7), calling AE title or its address (1,1,3), too many associations (2,3,2), and no room or
+no database (2,3,1), each with its event.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pynetdicom import _config as pynetdicom_config
+from pynetdicom import evt
+
+from dicom_node.ae import Acceptance, acceptor, may_send
+from dicom_node.dimse import StoreDimse
+from dicom_node.guard import GuardedSocket, PduLimits, PendingConnections, shut
+from dicom_node.rows import RowWriter
+from dicom_node.settings import Settings
+from dicom_node.store import Source, StoreService
+from storage.database import Database, DatabaseBusy
+from storage.reception import close_association, close_interrupted, open_association, refuse_association
+from storage.spool import Spool, SpoolError
+
+MEGABYTE = 1024 * 1024
+PDU_MARGIN_BYTES = 1024
+"""Some senders count the headers into the length we announce, some do not."""
+BACKLOG = 128
+"""Connections the system holds while threads are started; pynetdicom asks for 5."""
+PENDING_CONNECTIONS = 128
+"""Connections without association at once; a hospital's probes and a burst of modalities stay far below."""
+SWEEP_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and the sentence for the event."""
+
+    result: int
+    source: int
+    reason: int
+    text: str
+
+
+CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title is not this node's")
+CALLING_UNKNOWN = Rejection(1, 1, 3, "calling AE title is not known")
+ADDRESS_UNKNOWN = Rejection(1, 1, 3, "AE title is known, but not from this address")
+LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations reached")
+PEER_LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations for one address reached")
+NO_ROOM = Rejection(2, 3, 1, "disk is below its reserve")
+NO_DATABASE = Rejection(2, 3, 1, "database is busy")
+
+
+class Listener:
+    """The DICOM port of the node. `start` and `stop` once each."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        spool: Spool,
+        *,
+        log: Any,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._spool = spool
+        self._log = log
+        self._now = now
+        self._name = settings.node.ae_title
+        self._acceptance = Acceptance.installed()
+        self._rows = RowWriter(database, spool, log=log)
+        limit = int(settings.receive.maximum_object_mb * MEGABYTE)
+        self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=log, now=now)
+        self._pending = PendingConnections(PENDING_CONNECTIONS)
+        self._open: dict[Any, Source] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._server: Any = None
+        self._sweeper = threading.Thread(target=self._sweep_until_stopped, name="association sweeper", daemon=True)
+
+    def start(self) -> int:
+        """Close what the last process left open, then listen; the port. Raises OSError where the port is taken."""
+        with self._database.write() as session:
+            interrupted = close_interrupted(session, self._name, self._now())
+        removed = self._spool.remove_temporaries()
+        pynetdicom_config.LOG_HANDLER_LEVEL = "none"  # its own handlers spell out every message; events and rows tell more
+        self._rows.start()
+        node = self._settings.node
+        handlers = [
+            (evt.EVT_CONN_OPEN, self._on_connection),
+            (evt.EVT_REQUESTED, self._on_request),
+            (evt.EVT_C_ECHO, lambda _event: 0x0000),
+            (evt.EVT_RELEASED, self._on_released),
+            (evt.EVT_ABORTED, self._on_aborted),
+        ]
+        entity = acceptor(self._settings)
+        self._server = entity.start_server((node.host, node.port), block=False, evt_handlers=handlers)
+        self._server.socket.listen(BACKLOG)
+        self._sweeper.start()
+        self._log.info("listening", ae_title=node.ae_title, port=self.port, interrupted=interrupted, removed=removed)
+        return self.port
+
+    @property
+    def port(self) -> int:
+        """The port listened on, also where the settings say 0."""
+        return int(self._server.server_address[1])
+
+    @property
+    def associations(self) -> int:
+        """Associations open now."""
+        with self._lock:
+            return len(self._open)
+
+    def stop(self) -> None:
+        """Stop listening, abort what is open, and finish the rows that wait."""
+        self._stopping.set()
+        associations = list(self._server.active_associations)
+        self._server.shutdown()
+        for association in associations:
+            if association.is_established:
+                association.abort(block=False)
+            else:
+                shut(association)
+        for association in associations:
+            association.join(timeout=self._settings.receive.acse_timeout_s)
+        self._sweeper.join()
+        with self._lock:
+            left = list(self._open)
+        for association in left:
+            self._close(association, "interrupted")
+        self._rows.stop()
+        self._log.info("stopped listening")
+
+    def _on_connection(self, event: Any) -> None:
+        """Put the guard and our DIMSE provider in place before the association's threads start; without them, no service."""
+        association = event.assoc
+        receive = self._settings.receive
+        try:
+            limits = PduLimits(receive.maximum_pdu_bytes + PDU_MARGIN_BYTES, receive.acse_timeout_s)
+            association.dul.socket = GuardedSocket(association.dul.socket, limits)
+            association.dimse = StoreDimse(association, self.service, self._source_of)
+            self._pending.add(association)
+        except Exception:  # pynetdicom would log this and serve the connection unguarded
+            self._log.exception("connection not guarded")
+            shut(association)
+
+    def _source_of(self, association: Any) -> Source | None:
+        with self._lock:
+            return self._open.get(association)
+
+    def _on_request(self, event: Any) -> None:
+        """Accept or refuse; runs before pynetdicom's own negotiation, in the association's thread."""
+        association = event.assoc
+        self._pending.remove(association)
+        request = association.requestor.primitive
+        calling, called = str(request.calling_ae_title).strip(" "), str(request.called_ae_title).strip(" ")
+        address = association.requestor.address
+        source = Source(None, calling, address)
+        rejection = self._rejection(calling, called, address) or self._opened(association, source, called)
+        if rejection is None:
+            association.dul.socket.has_association = True
+            proposed = (str(context.abstract_syntax) for context in request.presentation_context_definition_list)
+            association.acceptor.supported_contexts = self._acceptance.contexts(proposed)
+            return
+        self._log.warning("association refused", peer=calling, address=address, reason=rejection.text)
+        at = self._now()
+        self._rows.post(
+            lambda session: refuse_association(
+                session, calling=calling, called=called, address=address, reason=rejection.text, at=at
+            )
+        )
+        association.acse.send_reject(rejection.result, rejection.source, rejection.reason)
+        association.kill()  # waits until the answer is out and the connection is closed
+
+    def _rejection(self, calling: str, called: str, address: str) -> Rejection | None:
+        """What speaks against an association, most lasting reason first."""
+        peers = self._settings.peers
+        if called != self._settings.node.ae_title:
+            return CALLED_UNKNOWN
+        if not may_send(peers, calling, address):
+            return ADDRESS_UNKNOWN if any(peer.ae_title == calling for peer in peers) else CALLING_UNKNOWN
+        try:
+            return None if self._spool.has_room() else NO_ROOM
+        except SpoolError:
+            return NO_ROOM
+
+    def _opened(self, association: Any, source: Source, called: str) -> Rejection | None:
+        """Take a place among the open associations, with its row; or why there is none."""
+        receive = self._settings.receive
+        with self._lock:
+            if len(self._open) >= receive.maximum_associations:
+                return LIMIT_REACHED
+            per_address = Counter(one.address for one in self._open.values())
+            if per_address[source.address] >= receive.maximum_associations_per_peer:
+                return PEER_LIMIT_REACHED
+            self._open[association] = source
+        try:
+            source.association_id = self._rows.call(
+                "",
+                lambda session: open_association(
+                    session,
+                    calling=source.peer,
+                    called=called,
+                    address=source.address,
+                    listener=self._name,
+                    at=self._now(),
+                ),
+            )
+        except DatabaseBusy:
+            with self._lock:
+                del self._open[association]
+            return NO_DATABASE
+        return None
+
+    def _on_released(self, event: Any) -> None:
+        self._close(event.assoc, "released")
+
+    def _on_aborted(self, event: Any) -> None:
+        self._close(event.assoc, "interrupted" if self._stopping.is_set() else "aborted")
+
+    def _close(self, association: Any, outcome: str) -> None:
+        """Give the place back and note the end; a second call does nothing."""
+        with self._lock:
+            source = self._open.pop(association, None)
+        if source is None or source.association_id is None:
+            return
+        number, at = source.association_id, self._now()
+        self._log.info(
+            "association closed", peer=source.peer, outcome=outcome, stored=source.stored, refused=source.refused
+        )
+        try:
+            self._rows.call(
+                "~",  # after the objects of the same transaction, which it counts
+                lambda session: close_association(
+                    session, number, outcome=outcome, at=at, repeated=dict(source.repeated)
+                ),
+            )
+        except DatabaseBusy:
+            self._log.warning("end of association not written; the next start does it", association=number)
+
+    def _sweep_until_stopped(self) -> None:
+        """Close what ended without telling: a broken connection, a failed negotiation."""
+        while not self._stopping.wait(SWEEP_S):
+            with self._lock:
+                ended = [association for association in self._open if association.ident and not association.is_alive()]
+            for association in ended:
+                association.dimse.discard()
+                self._close(association, "aborted")

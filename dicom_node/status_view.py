@@ -1,0 +1,58 @@
+"""The node's state in a few lines: what is received, waiting, running, sent and stuck."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.orm import Session
+
+from storage import queries
+
+
+def overview(session: Session) -> dict[str, Any]:
+    """Counts by state, the newest studies, and all that failed, as a JSON object."""
+    newest = queries.list_studies(session, limit=15)
+    return {
+        "queue": asdict(queries.queue_overview(session)),
+        "destinations": [asdict(one) for one in queries.list_destinations(session)],
+        "studies": [
+            {
+                "study_instance_uid": one.study_instance_uid,
+                "accession_number": one.accession_number,
+                "state": one.state,
+                "standing": one.standing,
+                "revision": one.revision,
+                "instances": one.instances,
+                "last_received_at": one.last_received_at,
+                "deliveries": one.deliveries,
+            }
+            for one in newest.rows
+        ],
+        "failed_jobs": [asdict(one) for one in queries.failed_jobs(session)],
+        "dead_letters": [asdict(one) for one in queries.dead_letters(session)],
+    }
+
+
+def print_overview(console: Console, state: dict[str, Any]) -> None:
+    """The overview as tables."""
+    for name, counts in state["queue"].items():
+        if isinstance(counts, dict):
+            console.print(f"{name}: " + (", ".join(f"{count} {key}" for key, count in counts.items() if count) or "none"), highlight=False)
+        elif counts is not None:
+            console.print(f"{name.replace('_', ' ')}: since {counts:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+    if state["studies"]:
+        table = Table("accession", "study", "state", "standing", "images", "deliveries")
+        for one in state["studies"]:
+            sent = ", ".join(f"{count} {key}" for key, count in one["deliveries"].items())
+            table.add_row(one["accession_number"], one["study_instance_uid"], one["state"], one["standing"], str(one["instances"]), sent)
+        console.print(table)
+    for job in state["failed_jobs"]:
+        console.print(f"failed job {job['id']} ({job['rule']}): {job['reason']}; fovea resubmit --job {job['id']}", highlight=False)
+    for letter in state["dead_letters"]:
+        console.print(
+            f"dead letter {letter['id']} to {letter['destination']}: {letter['reason']}; fovea resubmit --delivery {letter['id']}",
+            highlight=False,
+        )

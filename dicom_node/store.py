@@ -1,0 +1,333 @@
+"""From the bytes of one object to the answer its sender gets: check, keep, record, and only then Success.
+
+`begin` takes the command, `Incoming.write` the bytes as they come, `Incoming.finish` decides. Small objects are held in memory and
+checked before they touch the disk; large ones go to the spool at once and are checked there through a memory map. No DICOM
+network in here: C-STORE and STOW-RS come to the same place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dicom_node.ae import IMPLEMENTATION_CLASS_UID, implementation_version_name
+from dicom_node.intake import Command, Examined, Refused, Status, check_command, examine, is_uid
+from dicom_node.rows import RowWriter
+from dicom_node.scan import Buffer
+from storage.database import CommitUnknown, DatabaseBusy
+from storage.events import EventKind, EventOutcome, append
+from storage.models import Rejected
+from storage.reception import OTHER_CONTENT, Receipt, is_own_result, record
+from storage.spool import Area, NoRoom, Spool, SpoolError, SpoolFile
+
+HELD_IN_MEMORY_BYTES = 4 * 1024 * 1024
+"""Up to this size an object stays in memory until it is checked: most images, and 32 of them at once are 128 MB."""
+PROCESSING_FAILURE = 0x0110
+"""PS3.7 C.5.6: what a sender gets for a bug of ours; it may try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the sender is told (PS3.7 9.1.1.1): a status, and for a failure why."""
+
+    status: int
+    comment: str = ""
+    """At most 64 characters reach the sender (VR LO)."""
+    offending: int | None = None
+    """Tag for Offending Element (0000,0901)."""
+
+
+@dataclass(slots=True)
+class Source:
+    """Who sends: one association, or one HTTP request."""
+
+    association_id: int | None
+    peer: str
+    address: str
+    repeated: Counter[str] = field(default_factory=Counter)
+    """Objects known already, by Study Instance UID."""
+    stored: int = 0
+    refused: int = 0
+
+
+class StoreService:
+    """Keeps received objects durably and tells what became of them."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        rows: RowWriter,
+        *,
+        maximum_object_bytes: int,
+        log: Any,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._spool = spool
+        self._rows = rows
+        self._maximum_object_bytes = maximum_object_bytes
+        self._log = log
+        self._now = now
+        self._version_name = implementation_version_name()
+        self._lock = threading.Lock()
+        self.statuses: Counter[int] = Counter()
+        """How often each status was answered since start."""
+
+    def begin(self, command: Command, source: Source) -> Incoming:
+        """Take an object whose bytes follow."""
+        return Incoming(self, command, source)
+
+    def decide(self, incoming: Incoming) -> Answer:
+        """Check, keep and record a complete object; the answer is Success only when bytes and row are on disk."""
+        try:
+            answer = self._stored(incoming)
+        except Refused as refusal:
+            answer = Answer(int(refusal.status), str(refusal), refusal.offending)
+            self._note_refusal(incoming, refusal)
+        except NoRoom:
+            answer = Answer(Status.OUT_OF_RESOURCES, "no room on the disk, try again later")
+        except (DatabaseBusy, SpoolError) as error:
+            self._log.warning("instance not stored", error=type(error).__name__)
+            answer = Answer(Status.OUT_OF_RESOURCES, "storage is busy, try again later")
+        except Exception:  # the loop's rim: a bug must not cost the association, and never answers Success
+            self._log.exception("instance not stored")
+            answer = Answer(PROCESSING_FAILURE, "processing failure")
+        finally:
+            incoming.discard()
+        self._count(incoming.source, answer.status)
+        return answer
+
+    def _stored(self, incoming: Incoming) -> Answer:
+        incoming.raise_failure()
+        examined, path = self._kept(incoming)
+        try:
+            receipt = self._recorded(examined, path, incoming.source)
+        except CommitUnknown:
+            raise  # the row may be there: the file must stay, reconcile at the next start decides
+        except Exception:
+            self._spool.delete(path)
+            raise
+        self._log.debug("instance stored", sop_instance_uid=incoming.command.sop_instance_uid, receipt=receipt.value)
+        if receipt is Receipt.REJECTED:
+            return Answer(Status.DOES_NOT_MATCH, OTHER_CONTENT[:64], 0x00080018)
+        return Answer(Status.SUCCESS)
+
+    def _kept(self, incoming: Incoming) -> tuple[Examined, str]:
+        """The facts, and where the file is, synced. A large object is on disk before it is checked."""
+        key = incoming.command.sop_instance_uid
+        if incoming.file is None:
+            examined = examine(incoming.held, incoming.command)
+            with self._spool.new_file() as file:
+                file.write(self.file_meta(incoming.command, incoming.source.peer))
+                file.write(incoming.held)
+                return examined, file.keep(Area.INSTANCES, key)
+        path = incoming.file.keep(Area.INSTANCES, key)
+        try:
+            return self._examine_file(path, incoming), path
+        except Refused as refusal:
+            if refusal.keep:
+                incoming.kept_path = path
+            else:
+                self._spool.delete(path)
+            raise
+        except BaseException:
+            self._spool.delete(path)
+            raise
+
+    def _examine_file(self, path: str, incoming: Incoming) -> Examined:
+        offset = len(self.file_meta(incoming.command, incoming.source.peer))
+        with (
+            self._spool.path(path).open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as whole,
+            whole[offset:] as data_set,
+        ):
+            return examine(data_set, incoming.command)
+
+    def _recorded(self, examined: Examined, path: str, source: Source) -> Receipt:
+        at = self._now()
+
+        def work(session: Session) -> Receipt:
+            uid = examined.command.sop_instance_uid
+            own = examined.own_equipment or (examined.passive and is_own_result(session, uid))
+            return record(session, source.association_id, examined.received(path, own=own), peer=source.peer, at=at)
+
+        receipt = self._rows.call(examined.study_instance_uid, work)
+        if receipt is Receipt.REPEATED:
+            source.repeated[examined.study_instance_uid] += 1
+        return receipt
+
+    def _note_refusal(self, incoming: Incoming, refusal: Refused) -> None:
+        """An event for every refusal; a copy where a person should look at the object."""
+        uid = incoming.command.sop_instance_uid
+        detail = {
+            "sop instance uid": uid if is_uid(uid) else uid.encode("utf-8", "replace")[:80].hex(),
+            "status": f"0x{refusal.status:04X}",
+            "reason": str(refusal),
+            "association": incoming.source.association_id,
+        }
+        at = self._now()
+        rejected = self._copy_kept(incoming, refusal) if refusal.keep else None
+
+        def work(session: Session) -> None:
+            if rejected is not None:
+                session.add(rejected)
+            append(
+                session,
+                EventKind.INSTANCE_REFUSED,
+                at=at,
+                outcome=EventOutcome.MINOR_FAILURE,
+                peer=incoming.source.peer,
+                address=incoming.source.address,
+                detail=detail,
+            )
+
+        self._log.warning("instance refused", status=detail["status"], reason=str(refusal))
+        self._rows.post(work)
+
+    def _copy_kept(self, incoming: Incoming, refusal: Refused) -> Rejected | None:
+        uid = incoming.command.sop_instance_uid
+        path = incoming.kept_path
+        if path is None:
+            data = self.file_meta(incoming.command, incoming.source.peer) + bytes(incoming.held)
+            try:
+                path = self._spool.write(Area.REJECTED, uid, data)
+            except (NoRoom, SpoolError):
+                return None
+        return Rejected(
+            study_id=None,
+            association_id=incoming.source.association_id,
+            sop_instance_uid=uid,
+            path=path,
+            size=incoming.size,
+            digest=self._digest(path, len(self.file_meta(incoming.command, incoming.source.peer))),
+            reason=str(refusal),
+            received_at=self._now(),
+        )
+
+    def _digest(self, path: str, offset: int) -> str:
+        """SHA-256 (hex) of the data set in a kept file."""
+        digest = hashlib.sha256()
+        with self._spool.path(path).open("rb") as file:
+            file.seek(offset)
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def new_file(self, command: Command, peer: str) -> SpoolFile:
+        """A temporary file that holds the file meta information already. Raises NoRoom, SpoolError."""
+        file = self._spool.new_file()
+        try:
+            file.write(self.file_meta(command, peer))
+        except BaseException:
+            file.discard()
+            raise
+        return file
+
+    def file_meta(self, command: Command, peer: str) -> bytes:
+        """Preamble and file meta information (PS3.10 7.1), with the sender's AE title as Source Application Entity Title."""
+        body = b"".join(
+            (
+                struct.pack("<HH2s2xI2s", 2, 1, b"OB", 2, b"\x00\x01"),
+                _meta(0x02, b"UI", command.sop_class_uid),
+                _meta(0x03, b"UI", command.sop_instance_uid),
+                _meta(0x10, b"UI", command.transfer_syntax_uid),
+                _meta(0x12, b"UI", IMPLEMENTATION_CLASS_UID),
+                _meta(0x13, b"SH", self._version_name),
+                _meta(0x16, b"AE", peer[:16]),
+            )
+        )
+        return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(body)) + body
+
+    @property
+    def maximum_object_bytes(self) -> int:
+        """Largest data set taken."""
+        return self._maximum_object_bytes
+
+    def _count(self, source: Source, status: int) -> None:
+        with self._lock:
+            self.statuses[status] += 1
+        if status == Status.SUCCESS:
+            source.stored += 1
+        else:
+            source.refused += 1
+
+
+class Incoming:
+    """One object on its way in."""
+
+    def __init__(self, service: StoreService, command: Command, source: Source) -> None:
+        self.command = command
+        self.source = source
+        self.held = bytearray()
+        self.file: SpoolFile | None = None
+        """The object itself once it is larger than HELD_IN_MEMORY_BYTES."""
+        self.kept_path: str | None = None
+        """Where a large object was kept that was refused afterwards."""
+        self.size = 0
+        self._service = service
+        self._failure: Exception | None = None
+        try:
+            check_command(command.sop_class_uid, command.sop_instance_uid)
+        except Refused as refusal:
+            self._failure = refusal
+
+    def write(self, fragment: Buffer) -> None:
+        """Take more bytes. Never raises: what went wrong is told by `finish`, and the rest is not kept."""
+        self.size += len(fragment)
+        if self._failure is not None:
+            return
+        try:
+            self._take(fragment)
+        except (Refused, NoRoom, SpoolError) as failure:
+            self._failure = failure
+            self.discard()
+
+    def _take(self, fragment: Buffer) -> None:
+        limit = self._service.maximum_object_bytes
+        if self.size > limit:
+            raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit of {limit} bytes")
+        if self.file is None and self.size > HELD_IN_MEMORY_BYTES:
+            self.file = self._service.new_file(self.command, self.source.peer)
+            self.file.write(self.held)
+            self.held = bytearray()
+        if self.file is None:
+            self.held += fragment
+        else:
+            self.file.write(fragment)
+
+    def refuse(self, refusal: Refused) -> None:
+        """Make `finish` answer this refusal; bytes that come meanwhile are not kept."""
+        self._failure = refusal
+        self.discard()
+
+    def finish(self) -> Answer:
+        """All bytes are here: what the sender is told."""
+        return self._service.decide(self)
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong before the last byte came, if anything."""
+        if self._failure is not None:
+            raise self._failure
+
+    def discard(self) -> None:
+        """Forget the bytes; harmless after the object was kept."""
+        self.held = bytearray()
+        if self.file is not None:
+            self.file.discard()
+
+
+def _meta(element: int, vr: bytes, value: str) -> bytes:
+    """One short element of group 0002, padded to even length: UIDs with NUL, text with a space."""
+    raw = value.encode("ascii", "replace")
+    if len(raw) & 1:
+        raw += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 2, element, vr, len(raw)) + raw

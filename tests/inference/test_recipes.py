@@ -1,0 +1,142 @@
+"""Recipes: five parts and their numbers; the digest tells any two of them apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from inference.recipes import RECIPES
+from inference.recipes.recipe import Recipe
+from inference.restoration import Setting, restore
+from inference.samplers import Chain, OneShot
+from inference.scorers import Aggregate, Residual
+from tests.inference.heads import card
+
+POINT = card().operating_point["cold_restore"]
+SETTING = Setting(torch.device("cpu"), seed=3, multiple=8)
+
+
+def nothing_wrong(image: Tensor, level: Tensor) -> Tensor:
+    """A network that finds every image healthy."""
+    return image
+
+
+def slices() -> tuple[np.ndarray, np.ndarray]:
+    """Eight slices and their brain; the first and the last show none."""
+    images = np.random.default_rng(0).standard_normal((8, 21, 30)).astype(np.float32)
+    brain = np.zeros(images.shape, dtype=bool)
+    brain[1:-1, 4:-4, 4:-4] = True
+    return np.where(brain, images, np.float32(-4.0)), brain
+
+
+@pytest.mark.feature("L2")
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_registered_by_its_name_and_names_its_paper(name: str) -> None:
+    assert RECIPES[name].name == name
+    assert RECIPES[name].paper
+
+
+@pytest.mark.parametrize("name", ["cold_restore", "cold_mean", "cold_steps"])
+def test_what_a_cold_recipe_finds_healthy_has_no_residual(name: str) -> None:
+    images, brain = slices()
+
+    maps = restore(images, brain, RECIPES[name], nothing_wrong, SETTING)
+
+    assert np.allclose(maps.raw, 0, atol=1e-6)
+    assert np.allclose(maps.healthy, images, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_the_network_sees_slices_with_brain_only_once_per_level(recipe: Recipe) -> None:
+    images, brain = slices()
+    seen: list[int] = []
+
+    def network(image: Tensor, level: Tensor) -> Tensor:
+        seen.append(len(image))
+        assert image.shape[-2] % 8 == 0
+        assert image.shape[-1] % 8 == 0
+        return image
+
+    maps = restore(images, brain, recipe, network, SETTING)
+
+    assert sum(seen) == 6 * len(recipe.sampler.levels)
+    assert maps.raw.shape == images.shape
+    assert not maps.raw[[0, -1]].any()
+
+
+def test_the_default_asks_once_at_severity_one_half() -> None:
+    assert RECIPES["cold_restore"].sampler == OneShot(at=(0.5,))
+
+
+def test_the_multi_step_recipe_ends_with_what_the_network_restores_step_by_step() -> None:
+    images, brain = slices()
+    told: list[float] = []
+
+    def halves(image: Tensor, level: Tensor) -> Tensor:
+        told.append(float(level[0]))
+        return image / 2
+
+    maps = restore(images, brain, RECIPES["cold_steps"], halves, SETTING)
+
+    # x_s = x/2 + (s/t) x/2: after t = 1, 0.75, 0.5 the factors are 7/8, 5/6, 3/4; the last estimate halves their product
+    expected = images * (7 / 8) * (5 / 6) * (3 / 4) / 2
+    assert told == [1.0, 0.75, 0.5, 0.25]
+    assert np.allclose(maps.healthy[1:-1], expected[1:-1], atol=1e-6)
+
+
+def test_the_ensemble_averages_its_own_noise_away_and_reports_its_spread() -> None:
+    images, brain = slices()
+
+    maps = restore(images, brain, RECIPES["coarse_ensemble"], nothing_wrong, SETTING)
+
+    # the network returns what it was shown, so mean and spread of the draws are those of the noise: 0.5 per draw
+    assert maps.uncertainty is not None
+    assert 0.1 < float(maps.uncertainty[brain].mean()) < 0.6
+    assert float(np.abs(maps.raw[brain]).mean()) < 0.5
+
+
+def test_the_digest_is_over_parts_numbers_and_operating_point() -> None:
+    recipe = RECIPES["cold_restore"]
+    variants = [
+        *(other.digest(POINT) for other in RECIPES.values()),
+        replace(recipe, scorer=Residual(intensity_weight=0.1)).digest(POINT),
+        replace(recipe, scorer=Residual(Aggregate.LAST)).digest(POINT),
+        replace(recipe, sampler=OneShot(at=(0.25,))).digest(POINT),
+        replace(recipe, paper="another").digest(POINT),
+        recipe.digest(POINT.model_copy(update={"minimum_volume_mm3": 1.0})),
+        recipe.digest(POINT.model_copy(update={"threshold": {"brighter": 1.0, "darker": 1.5}})),
+    ]
+
+    assert len(set(variants)) == len(variants)
+    assert all(len(digest) == 64 for digest in variants)
+
+
+def test_the_canonical_form_names_every_part() -> None:
+    content = json.loads(RECIPES["cold_steps"].canonical_json(POINT))
+
+    assert content["recipe"]["corruptor"] == {"part": "Untouched"}
+    assert content["recipe"]["sampler"]["step"] == {"part": "Cold"}
+    assert content["recipe"]["sampler"]["blend"] == "inference.samplers.keep_estimate"
+    assert content["operating_point"]["maximum_findings"] == 20
+
+
+def test_equal_recipes_have_equal_digests() -> None:
+    recipe = RECIPES["cold_steps"]
+    assert isinstance(recipe.sampler, Chain)
+
+    again = replace(recipe, sampler=replace(recipe.sampler))
+
+    assert again is not recipe
+    assert again.digest(POINT) == recipe.digest(POINT)
+
+
+def test_a_part_that_cannot_be_written_down_is_an_error() -> None:
+    broken = replace(RECIPES["cold_restore"], scorer=object())  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="not object"):
+        broken.digest(POINT)
