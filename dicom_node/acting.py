@@ -24,9 +24,7 @@ def resubmit(session: Session, *, user: str, job_id: int | None, delivery_id: in
         found = find_study(session, study)
         jobs = list(session.scalars(select(Job).where(Job.study_id == found.id, Job.state == JobState.FAILED)))
         deliveries = list(
-            session.scalars(
-                select(Delivery).join(Job).where(Job.study_id == found.id, Delivery.state == DeliveryState.FAILED)
-            )
+            session.scalars(select(Delivery).join(Job).where(Job.study_id == found.id, Delivery.state == DeliveryState.FAILED))
         )
     lines = []
     for job in jobs:

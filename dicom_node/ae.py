@@ -12,27 +12,27 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 
-from pydicom.uid import UID, UID_dictionary
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.presentation import (
     AllStoragePresentationContexts,
     PresentationContext,
     build_context,
 )
-from pynetdicom.sop_class import Verification
 
 from dicom_node.settings import Peer, Settings
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.65973038971421631819641836896247798959")
 """Random UUID-derived UID (PS3.5 B.2), fixed for this product."""
 
+VERIFICATION = UID("1.2.840.10008.1.1")
 _SC = "1.2.840.10008.5.1.4.1.1."
 
 # PS3.4 table B.5-1: classes whose instances are acquired images. Secondary Capture, Segmentation, Parametric Map, RT
 # images and everything without pixels are left out on purpose: they start nothing.
 IMAGE_STORAGE_CLASSES = frozenset(
     _SC + suffix
-    for suffix in (
+    for suffix in (  # noqa: SIM905  # a table to be read, not a list of quotes
         "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 "  # CR, DX, mammography, intra-oral
         "2 2.1 2.2 "  # CT, enhanced, legacy converted
         "4 4.1 4.3 4.4 "  # MR, enhanced, enhanced colour, legacy converted
@@ -79,7 +79,7 @@ def transfer_syntaxes() -> tuple[str, ...]:
 def storage_classes() -> frozenset[str]:
     """Every storage SOP class known to pynetdicom, and the retired image classes that old archives still send."""
     known = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
-    return frozenset(known | {uid for uid in IMAGE_STORAGE_CLASSES if uid in UID_dictionary})
+    return frozenset(known | IMAGE_STORAGE_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,8 @@ class Acceptance:
 
     def contexts(self, proposed: Iterable[str]) -> list[PresentationContext]:
         """Supported contexts for the proposed abstract syntaxes only: building all of them costs 50 ms per association."""
-        supported = [build_context(Verification, list(_UNCOMPRESSED))]
-        for uid in sorted(set(proposed) & self.classes):
-            supported.append(build_context(uid, list(self.syntaxes)))
-        return supported
+        classes = sorted(set(proposed) & self.classes)
+        return [build_context(VERIFICATION, list(_UNCOMPRESSED)), *(build_context(uid, list(self.syntaxes)) for uid in classes)]
 
 
 def may_send(peers: Iterable[Peer], ae_title: str, address: str) -> bool:
@@ -110,16 +108,14 @@ def may_send(peers: Iterable[Peer], ae_title: str, address: str) -> bool:
         return False
     source = getattr(source, "ipv4_mapped", None) or source
     return any(
-        peer.ae_title == ae_title.strip(" ")
-        and any(source in ip_network(network, strict=False) for network in peer.addresses)
+        peer.ae_title == ae_title.strip(" ") and any(source in ip_network(network, strict=False) for network in peer.addresses)
         for peer in peers
     )
 
 
-def requestor(ae_title: str, contexts: Iterable[tuple[str, str]], timeout_s: float) -> AE:
-    """An application entity that proposes one presentation context per (SOP class, transfer syntax)."""
+def requestor(ae_title: str, timeout_s: float) -> AE:
+    """An application entity that calls others and waits this long for each answer."""
     entity = named(AE(ae_title=ae_title))
-    entity.requested_contexts = [build_context(uid, syntax) for uid, syntax in contexts]
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
     return entity
 
@@ -128,9 +124,9 @@ def acceptor(settings: Settings) -> AE:
     """The application entity that the listener serves. Contexts are set for each association from what it proposes."""
     receive = settings.receive
     entity = named(AE(ae_title=settings.node.ae_title))
-    entity.add_supported_context(Verification)
+    entity.add_supported_context(VERIFICATION)
     entity.maximum_pdu_size = receive.maximum_pdu_bytes
-    entity.maximum_associations = 2 * receive.maximum_associations  # ours is counted and answered in `scp`
+    entity.maximum_associations = 10_000  # counted and answered in `scp`, which tells half-open connections from associations
     entity.acse_timeout = receive.acse_timeout_s
     entity.dimse_timeout = receive.dimse_timeout_s
     entity.network_timeout = receive.network_timeout_s

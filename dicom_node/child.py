@@ -19,6 +19,7 @@ from typing import BinaryIO
 from dicom_node.frames import LENGTH, encode_outcome, write_frame
 from dicom_node.outcome import request_from_json
 
+
 def main() -> None:
     """Serve one request and exit. Exit status 0 means that an answer, good or bad, was written."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -93,9 +93,11 @@ def listen(config: Config = None) -> None:
     """Receive DICOM objects (C-ECHO, C-STORE)."""
 
     def start(site: Any) -> Callable[[], None]:
+        import structlog
+
         from dicom_node.scp import Listener
 
-        listener = Listener(site.settings, site.database, site.spool)
+        listener = Listener(site.settings, site.database, site.spool, log=structlog.get_logger("dicom_node.scp"))
         port = listener.start()
         screen.print(f"listening as {site.settings.node.ae_title} on {site.settings.node.host} port {port}")
         return listener.stop
@@ -175,13 +177,20 @@ def explain(study: Annotated[str, typer.Argument(help="Study Instance UID or acc
 
     with opened(config) as site, site.database.read() as session:
         found = find_study(session, study)
-        facts = {"study_instance_uid": found.study_instance_uid, "state": found.state, "revision": found.revision, "reason": found.reason}
+        facts = {
+            "study_instance_uid": found.study_instance_uid,
+            "state": found.state,
+            "revision": found.revision,
+            "reason": found.reason,
+        }
         rules = explain_study(site, session, found)
     if as_json:
         print_json({**facts, "rules": [asdict(rule) for rule in rules]})
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(f"study {facts['study_instance_uid']}: {facts['state']} (revision {facts['revision']}), {facts['reason'] or 'no remark'}")
+    console.print(
+        f"study {facts['study_instance_uid']}: {facts['state']} (revision {facts['revision']}), {facts['reason'] or 'no remark'}"
+    )
     if not rules:
         console.print("no rules are configured: nothing would be analysed")
     for rule in rules:

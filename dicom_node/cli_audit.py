@@ -84,7 +84,13 @@ def verify(config: Config = None, as_json: AsJson = False) -> None:
         with site.database.read() as session:
             head = sealing.head(session)
     if as_json:
-        print_json({"sequence": head.sequence if head else 0, "digest": head.digest if head else "", "faults": [one.text for one in faults]})
+        print_json(
+            {
+                "sequence": head.sequence if head else 0,
+                "digest": head.digest if head else "",
+                "faults": [one.text for one in faults],
+            }
+        )
     else:
         for fault in faults:
             typer.echo(fault.text)

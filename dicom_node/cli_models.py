@@ -29,11 +29,14 @@ def models(config: Config = None, as_json: AsJson = False) -> None:
     with opened(config) as site:
         installed = site.models
     if as_json:
-        print_json({name: {"digest": one.digest, "folder": str(one.folder), **one.card.model_dump()} for name, one in installed.items()})
+        print_json(
+            {name: {"digest": one.digest, "folder": str(one.folder), **one.card.model_dump()} for name, one in installed.items()}
+        )
         return
     for name, one in installed.items():
         card = one.card
-        typer.echo(f"{name}: {card.name} {card.version}, {card.manufacturer}\n  card {one.digest}\n  {card.summary}\n  {card.intended_use}")
+        typer.echo(f"{name}: {card.name} {card.version}, {card.manufacturer}")
+        typer.echo(f"  card {one.digest}\n  {card.summary}\n  {card.intended_use}")
         for key, value in card.validity.model_dump().items():
             typer.echo(f"    {key}: {value}")
         for recipe in card.recipes:
@@ -67,7 +70,9 @@ def localize(
     _write(out, volume, localization)
     count = len(localization.findings)
     cost = localization.provenance.cost
-    typer.echo(f"{count} finding{'' if count == 1 else 's'}, study score {localization.study_score:.2f}, {cost.seconds:.1f} s: {out}")
+    typer.echo(
+        f"{count} finding{'' if count == 1 else 's'}, study score {localization.study_score:.2f}, {cost.seconds:.1f} s: {out}"
+    )
     for one in localization.findings:
         x, y, z = one.centroid_lps
         typer.echo(

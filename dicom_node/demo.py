@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-
 import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, dcmread
-
 from rich.console import Console
 
 from dicom_node.console import CommandError
@@ -95,7 +93,13 @@ def run_demo(*, once: bool, folder: Path) -> None:
 
 
 def _show(
-    console: Console, node: subprocess.Popen[bytes], pacs: SimulatedPacs, config: Path, node_port: int, web_port: int, folder: Path
+    console: Console,
+    node: subprocess.Popen[bytes],
+    pacs: SimulatedPacs,
+    config: Path,
+    node_port: int,
+    web_port: int,
+    folder: Path,
 ) -> None:
     started = time.monotonic()
     console.print(f"1  starting the node (DICOM port {node_port}), its web page and a simulated PACS; log {folder / 'node.log'}")
@@ -103,7 +107,8 @@ def _show(
     images = head_series(head, accession_number=ACCESSION_NUMBER)
     node_facts = Destination(name="node", ae_title="FOVEA", host="127.0.0.1", port=node_port)
     _wait(node, "the node listens", lambda: _answers(node_facts), 60)
-    console.print(f"2  sending a synthetic head with {_count(head.lesion)} lesions: {len(images)} images of {images[0].Columns} x {images[0].Rows}")
+    size = f"{len(images)} images of {images[0].Columns} x {images[0].Rows}"
+    console.print(f"2  sending a synthetic head with {_count(head.lesion)} lesions: {size}")
     send_datasets(node_facts, "MODALITY", images)
     console.print("3  waiting for the study to settle, for the model, and for the results to come back")
     objects = _await_results(node, pacs, console)
@@ -167,13 +172,16 @@ def _count(lesion: np.ndarray) -> int:
 def _audit(console: Console, config: Path) -> None:
     console.print("\nwhat the audit says of it (fovea audit --accession DEMO1):")
     command = [sys.executable, "-m", "dicom_node.cli", "audit", "--accession", ACCESSION_NUMBER, "--config", str(config)]
-    console.print(subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}).stdout, markup=False)
+    console.print(
+        subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}).stdout,
+        markup=False,
+    )
 
 
 def _web(console: Console, web_port: int, folder: Path) -> None:
     token = (folder / "web.token").read_text(encoding="ascii").strip()
     address = f"http://127.0.0.1:{web_port}/?token={token}"
-    with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310  # our own page on loopback
+    with urllib.request.urlopen(address, timeout=10) as answer:  # our own page on loopback
         if answer.status != 200:
             raise CommandError(f"the web page answers {answer.status}", 1)
     console.print(f"web page: {address}")

@@ -1,8 +1,8 @@
 """C-STORE requests taken from their P-DATA as they come, answered from a template (PS3.7 9.1.1 and 9.3.1, PS3.8 E.2).
 
-pynetdicom negotiates and serves every other service; its own C-STORE path holds the whole object in memory, never answers a request
-without SOP Instance UID, and spends most of its time on encoding eight elements. `StoreDimse` replaces an association's public
-`dimse` attribute and overrides `receive_primitive` alone: everything that is no C-STORE request goes on to pynetdicom.
+pynetdicom negotiates and serves every other service; its own C-STORE path holds the whole object in memory, never answers a
+request without SOP Instance UID, and spends most of its time on encoding eight elements. `StoreDimse` replaces an association's
+public `dimse` attribute and overrides `receive_primitive` alone: everything that is no C-STORE request goes on to pynetdicom.
 """
 
 from __future__ import annotations
@@ -119,8 +119,10 @@ class StoreDimse(DIMSEServiceProvider):
         if request is None or incoming is None:
             return
         answer = incoming.finish()
+        connection = self.dul.socket
         for pdu in response_pdus(request, answer, self.maximum_pdu_size):
-            self.dul.socket.send(pdu)
+            if connection is not None:
+                connection.send(pdu)
 
     def _pass_on(self, context_id: int, fragment: bytes) -> None:
         primitive = P_DATA()

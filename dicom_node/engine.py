@@ -134,9 +134,7 @@ def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
         raise StopIteration from None
 
 
-def _frames(
-    child: subprocess.Popen[bytes], deadline: float, keep_alive: Callable[[], bool], peak: _Peak
-) -> Iterator[bytes]:
+def _frames(child: subprocess.Popen[bytes], deadline: float, keep_alive: Callable[[], bool], peak: _Peak) -> Iterator[bytes]:
     """The child's frames as they come; ends with its output. Raises RunFailed at the deadline or when the job is lost."""
     stream = _pipe(child.stdout)
     descriptor = stream.fileno()

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +53,8 @@ class GuardedSocket(AssociationSocket):
     def ready(self) -> bool:
         """True where data waits; looks for WAIT_FOR_DATA_S, so that data wakes the reader at once."""
         if self.socket is not None and not self._is_pending():
-            try:
+            with suppress(OSError, ValueError):  # closed meanwhile: the look below tells
                 select.select([self.socket], [], [], WAIT_FOR_DATA_S)
-            except (OSError, ValueError):
-                pass  # closed meanwhile: the look below tells
         return bool(super().ready)
 
     def recv(self, nr_bytes: int) -> bytearray:
@@ -144,7 +143,5 @@ def shut(association: Any) -> None:
     wrapper = association.dul.socket
     sock = None if wrapper is None else wrapper.socket
     if sock is not None:
-        try:
+        with suppress(OSError):  # closed already
             sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # closed already

@@ -53,4 +53,3 @@ class InstanceHeader:
         known = {field.name for field in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
         return cls(**values)
-

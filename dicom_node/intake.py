@@ -136,7 +136,7 @@ class Examined:
         )
 
 
-_TEXT_KEYWORDS = (
+_TEXT_KEYWORDS = (  # noqa: SIM905
     "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate AccessionNumber Modality Manufacturer "
     "StudyDescription SeriesDescription ManufacturerModelName PatientName PatientID IssuerOfPatientID PatientBirthDate "
     "PatientSex PatientAge ContrastBolusAgent BodyPartExamined ScanningSequence SequenceVariant SequenceName "
@@ -278,9 +278,7 @@ def _identity(values: dict[str, str]) -> Identity:
     )
 
 
-def _header(
-    values: dict[str, str], rows: int | None, columns: int | None, found: dict[int, Span]
-) -> InstanceHeader:
+def _header(values: dict[str, str], rows: int | None, columns: int | None, found: dict[int, Span]) -> InstanceHeader:
     spacing = text.decimals(values["PixelSpacing"])
     position = text.decimals(values["ImagePositionPatient"])
     orientation = text.decimals(values["ImageOrientationPatient"])

@@ -19,10 +19,11 @@ from dicom_node.catalog import InstalledModel
 from dicom_node.header import InstanceHeader
 from dicom_node.outcome import Predecessor, ResultObject, SeriesInput
 from dicom_node.routing import Decision, Plan, SeriesFacts, StudyFacts
+from dicom_node.scu import Sent
 from storage import events, queue
 from storage.events import EventKind
-from storage.queue import JobClaim
 from storage.models import Attempt, Delivery, DeliveryItem, Instance, Job, Result, Series, Study
+from storage.queue import DeliveryClaim, JobClaim
 from storage.spool import Spool
 from storage.states import DeliveryState, JobState
 
@@ -231,7 +232,7 @@ def supersede_undelivered(session: Session, job: Job, *, at: datetime) -> tuple[
                 )
             )
         else:
-            _supersede(session, report.job)
+            _supersede(report.job)
     return tuple(predecessors)
 
 
@@ -246,7 +247,7 @@ def _reached_somebody(session: Session, job: Job, *, at: datetime) -> bool:
     return reached
 
 
-def _supersede(session: Session, job: Job) -> None:
+def _supersede(job: Job) -> None:
     for result in job.results:
         result.superseded = True
 
@@ -263,7 +264,7 @@ def keep_results(
         if report.job_id == job.id:
             report.superseded = True
         else:
-            _supersede(session, report.job)
+            _supersede(report.job)
     results = []
     for one, path in objects:
         result = Result(
@@ -317,3 +318,12 @@ def unsent_items(session: Session, delivery_id: int, spool: Spool) -> tuple[Unse
         for item in sorted(delivery.items, key=lambda one: one.id)
         if item.stored_at is None and item.result.path is not None
     )
+
+
+def note_sent(session: Session, claim: DeliveryClaim, waiting: Sequence[Unsent], sent: Sent, *, at: datetime) -> None:
+    """Write down what the destination answered for one object."""
+    result_id = next(one.result_id for one in waiting if one.sop_instance_uid == sent.sop_instance_uid)
+    if sent.stored:
+        queue.item_stored(session, claim, result_id, status=sent.status, at=at, detail=sent.detail or None)
+    else:
+        queue.item_failed(session, claim, result_id, status=sent.status or None, detail=sent.detail or None)

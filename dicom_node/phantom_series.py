@@ -12,7 +12,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_ui
 from inference.phantom import SyntheticHead
 
 
-def head_series(head: SyntheticHead, *, accession_number: str, patient_id: str = "PHANTOM", at: datetime | None = None) -> list[Dataset]:
+def head_series(
+    head: SyntheticHead, *, accession_number: str, patient_id: str = "PHANTOM", at: datetime | None = None
+) -> list[Dataset]:
     """One image per slice of the head, foot to head, in the head's own LPS coordinates."""
     study, series, frame_of_reference = generate_uid(), generate_uid(), generate_uid()
     moment = at or datetime.now().astimezone()

@@ -7,6 +7,7 @@ for much memory.
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def read_pixels(path: Path) -> FloatArray:
 
     Raises UnsuitableSeries where there are none or they cannot be decoded.
     """
-    dataset = dcmread(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        dataset = dcmread(path)
     uid = dataset.SOPInstanceUID
     if "PixelData" not in dataset or not dataset.PixelData:
         raise UnsuitableSeries(Unsuitable.NO_PIXEL_DATA, f"instance {uid} has no pixel data")

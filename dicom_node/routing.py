@@ -139,7 +139,9 @@ def _decide_one(study: StudyFacts, rule: Rule, validity: Validity, taken_by: str
     suitable = [v.series for v in verdicts if v.reason is None]
     if suitable:
         best = min(suitable, key=lambda one: _preference(one, stacks[one.series_instance_uid]))
-        other = Reason("another-series", f"series {_label(best)} of this study was analysed instead: smaller voxels or an earlier number")
+        other = Reason(
+            "another-series", f"series {_label(best)} of this study was analysed instead: smaller voxels or an earlier number"
+        )
         verdicts = [
             SeriesVerdict(v.series, v.selected, other) if v.reason is None and v.series is not best else v for v in verdicts
         ]
@@ -154,7 +156,11 @@ def _decide_one(study: StudyFacts, rule: Rule, validity: Validity, taken_by: str
 def _preference(series: SeriesFacts, stack: Stack) -> tuple[float, int, str]:
     spacing = stack.pixel_spacing_mm or (1e3, 1e3)
     voxel_mm3 = spacing[0] * spacing[1] * (stack.slice_spacing_mm or 1e3)
-    return (round(voxel_mm3, 3), series.series_number if series.series_number is not None else 1 << 30, series.series_instance_uid)
+    return (
+        round(voxel_mm3, 3),
+        series.series_number if series.series_number is not None else 1 << 30,
+        series.series_instance_uid,
+    )
 
 
 def _label(series: SeriesFacts) -> str:
@@ -172,7 +178,9 @@ def unmet_condition(rule: Rule, series: SeriesFacts, stack: Stack) -> Reason | N
 
 def _words(rule: Rule, header: InstanceHeader) -> Reason | None:
     if rule.modality and header.modality not in rule.modality:
-        return Reason("rule-modality", f"modality {header.modality or 'not stated'}, the rule asks for {' or '.join(rule.modality)}")
+        return Reason(
+            "rule-modality", f"modality {header.modality or 'not stated'}, the rule asks for {' or '.join(rule.modality)}"
+        )
     stated = header.body_part_examined.upper()
     if rule.body_part and stated and stated not in {part.upper() for part in rule.body_part}:
         return Reason("rule-body-part", f"body part {stated}, the rule asks for {' or '.join(rule.body_part)}")
@@ -181,7 +189,9 @@ def _words(rule: Rule, header: InstanceHeader) -> Reason | None:
         return Reason("rule-image-type", f"image type holds {excluded[0]}, which the rule excludes")
     if rule.scanning_sequence and not set(rule.scanning_sequence) & set(header.scanning_sequence):
         stated = "\\".join(header.scanning_sequence) or "not stated"
-        return Reason("rule-scanning-sequence", f"scanning sequence {stated}, the rule asks for {' or '.join(rule.scanning_sequence)}")
+        return Reason(
+            "rule-scanning-sequence", f"scanning sequence {stated}, the rule asks for {' or '.join(rule.scanning_sequence)}"
+        )
     if rule.contrast_agent is not None and rule.contrast_agent != bool(header.contrast_bolus_agent):
         wanted = "with" if rule.contrast_agent else "without"
         return Reason("rule-contrast-agent", f"the rule asks for images {wanted} a contrast agent")
@@ -190,7 +200,9 @@ def _words(rule: Rule, header: InstanceHeader) -> Reason | None:
 
 def _numbers(rule: Rule, header: InstanceHeader, stack: Stack) -> Reason | None:
     if rule.orientation and stack.plane not in rule.orientation:
-        return Reason("rule-orientation", f"{stack.plane or 'unstated'} slices, the rule asks for {' or '.join(rule.orientation)}")
+        return Reason(
+            "rule-orientation", f"{stack.plane or 'unstated'} slices, the rule asks for {' or '.join(rule.orientation)}"
+        )
     spacing = max(stack.pixel_spacing_mm) if stack.pixel_spacing_mm else None
     for code, name, value, limits, unit in (
         ("rule-echo-time", "echo time", header.echo_time_ms, rule.echo_time_ms, "ms"),
@@ -205,7 +217,10 @@ def _numbers(rule: Rule, header: InstanceHeader, stack: Stack) -> Reason | None:
         if value is None:
             return Reason(code, f"{name} is not stated, the rule asks for {limits[0]:g} to {limits[1]:g} {unit}".rstrip())
         if not limits[0] <= value <= limits[1]:
-            return Reason(code, f"{name} {value:g} {unit}, the rule asks for {limits[0]:g} to {limits[1]:g} {unit}".replace("  ", " ").rstrip())
+            return Reason(
+                code,
+                f"{name} {value:g} {unit}, the rule asks for {limits[0]:g} to {limits[1]:g} {unit}".replace("  ", " ").rstrip(),
+            )
     return None
 
 

@@ -122,4 +122,3 @@ class RowWriter:
                 self._spool.delete(path)
             except SpoolError:
                 self._log.error("file not deleted", path=path)
-

@@ -11,7 +11,7 @@ from mmap import mmap
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
-from pydicom.datadict import DicomDictionary
+from pydicom._dicom_dict import DicomDictionary
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
@@ -26,9 +26,7 @@ FIRST_GROUP = 0x0008
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 # PS3.5 table 7.1-2: VRs with a 16-bit length; every other VR, also a future one, has a 32-bit length
-SHORT_VRS = frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
-)
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 FRAGMENT_VRS = frozenset((b"OB", b"OW"))
 SEQUENCE_TAGS = frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
 

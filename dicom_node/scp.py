@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 
@@ -65,19 +66,19 @@ class Listener:
         database: Database,
         spool: Spool,
         *,
-        log: Any,
+        log: Any = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
         self._database = database
         self._spool = spool
-        self._log = log
+        self._log = log or structlog.get_logger()
         self._now = now
         self._name = settings.node.ae_title
         self._acceptance = Acceptance.installed()
-        self._rows = RowWriter(database, spool, log=log)
+        self._rows = RowWriter(database, spool, log=self._log)
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
-        self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=log, now=now)
+        self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=self._log, now=now)
         self._pending = PendingConnections(PENDING_CONNECTIONS)
         self._open: dict[Any, Source] = {}
         self._lock = threading.Lock()
@@ -93,7 +94,7 @@ class Listener:
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"  # its own handlers spell out every message; events and rows tell more
         self._rows.start()
         node = self._settings.node
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
@@ -231,16 +232,13 @@ class Listener:
             source = self._open.pop(association, None)
         if source is None or source.association_id is None:
             return
+        association.dimse.discard()
         number, at = source.association_id, self._now()
-        self._log.info(
-            "association closed", peer=source.peer, outcome=outcome, stored=source.stored, refused=source.refused
-        )
+        self._log.info("association closed", peer=source.peer, outcome=outcome, stored=source.stored, refused=source.refused)
         try:
             self._rows.call(
                 "~",  # after the objects of the same transaction, which it counts
-                lambda session: close_association(
-                    session, number, outcome=outcome, at=at, repeated=dict(source.repeated)
-                ),
+                lambda session: close_association(session, number, outcome=outcome, at=at, repeated=dict(source.repeated)),
             )
         except DatabaseBusy:
             self._log.warning("end of association not written; the next start does it", association=number)
@@ -251,5 +249,4 @@ class Listener:
             with self._lock:
                 ended = [association for association in self._open if association.ident and not association.is_alive()]
             for association in ended:
-                association.dimse.discard()
                 self._close(association, "aborted")

@@ -6,6 +6,7 @@ with a stable code and the numbers that decided.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,9 @@ def read_headers(files: Sequence[Path]) -> list[Dataset]:
     headers: list[Dataset] = []
     for path in files:
         try:
-            headers.append(dcmread(path, stop_before_pixels=True))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # an unknown character set, say, costs no image
+                headers.append(dcmread(path, stop_before_pixels=True))
         except (InvalidDicomError, OSError, EOFError, ValueError) as error:
             raise UnsuitableSeries(
                 Unsuitable.UNREADABLE, f"{path.name} is not readable as a DICOM file: {type(error).__name__}"

@@ -69,8 +69,12 @@ class Storage(_Section):
     """Where files and rows are kept."""
 
     spool: Path = Field(Path("var/spool"), description="folder for received and result files; made with mode 0700")
-    database_url: str = Field("", description="SQLAlchemy URL, e.g. postgresql+psycopg://fovea@/fovea; empty: SQLite beside the spool")
-    reserve_mb: float = Field(500.0, ge=0, description="free space in MB that must remain; below it senders are told to try later")
+    database_url: str = Field(
+        "", description="SQLAlchemy URL, e.g. postgresql+psycopg://fovea@/fovea; empty: SQLite beside the spool"
+    )
+    reserve_mb: float = Field(
+        500.0, ge=0, description="free space in MB that must remain; below it senders are told to try later"
+    )
 
     def url(self) -> str:
         """The database's URL, the embedded one where none is set."""
@@ -81,7 +85,9 @@ class Receive(_Section):
     """How studies are received and when one counts as complete."""
 
     settle_after_s: float = Field(30.0, gt=0, description="a study is complete when nothing arrived for this many seconds")
-    maximum_age_s: float = Field(3600.0, gt=0, description="a study that keeps receiving is closed by force after this many seconds")
+    maximum_age_s: float = Field(
+        3600.0, gt=0, description="a study that keeps receiving is closed by force after this many seconds"
+    )
     maximum_associations: int = Field(32, ge=1, description="associations served at once; more are refused as temporary")
     maximum_associations_per_peer: int = Field(16, ge=1, description="associations served at once for one address")
     maximum_pdu_bytes: int = Field(131072, ge=16384, description="largest PDU announced; 128 kB measured best")
@@ -100,7 +106,7 @@ class Model(_Section):
 
 
 class Rule(_Section):
-    """Which series of a study become a job of which model, and where its results go. The first series condition that fails is the reason."""
+    """Which series of a study become a job of which model, and where its results go."""
 
     name: Name = Field(description="name shown by `fovea explain` and in the audit")
     model: Name = Field(description="an entry of [[models]]")
@@ -110,7 +116,9 @@ class Rule(_Section):
     from_peers: tuple[AeTitle, ...] = Field((), description="only studies these AE titles sent; empty: any")
     modality: tuple[str, ...] = Field(("MR",), description="Modality (0008,0060)")
     body_part: tuple[str, ...] = Field((), description="Body Part Examined (0018,0015), any case; a series without one passes")
-    orientation: tuple[Literal["axial", "coronal", "sagittal"], ...] = Field((), description="nearest plane of the images; empty: any")
+    orientation: tuple[Literal["axial", "coronal", "sagittal"], ...] = Field(
+        (), description="nearest plane of the images; empty: any"
+    )
     echo_time_ms: Range | None = Field(None, description="Echo Time (0018,0081) within, inclusive")
     repetition_time_ms: Range | None = Field(None, description="Repetition Time (0018,0080) within")
     inversion_time_ms: Range | None = Field(None, description="Inversion Time (0018,0082) within")
@@ -118,7 +126,9 @@ class Rule(_Section):
     slice_spacing_mm: Range | None = Field(None, description="distance between slices within")
     pixel_spacing_mm: Range | None = Field(None, description="Pixel Spacing (0028,0030) within")
     scanning_sequence: tuple[str, ...] = Field((), description="Scanning Sequence (0018,0020) holds one of these")
-    image_type_excludes: tuple[str, ...] = Field(("LOCALIZER", "DERIVED"), description="Image Type (0008,0008) holds none of these")
+    image_type_excludes: tuple[str, ...] = Field(
+        ("LOCALIZER", "DERIVED"), description="Image Type (0008,0008) holds none of these"
+    )
     contrast_agent: bool | None = Field(None, description="Contrast/Bolus Agent (0018,0010) present or absent; empty: either")
     description_matches: str = Field("", description="regular expression searched in Series Description, any case; last resort")
     description_excludes: str = Field("", description="regular expression that must not be found in Series Description")
@@ -149,7 +159,9 @@ class Run(_Section):
     workers: int = Field(1, ge=1, description="runs at once on this machine")
     threads: int = Field(0, ge=0, description="CPU threads for one run; 0: all cores divided by the workers")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
-    memory_mb: float = Field(6144.0, ge=512, description="address space a run may take beyond what its libraries map; over it the run is killed")
+    memory_mb: float = Field(
+        6144.0, ge=512, description="address space a run may take beyond what its libraries map; over it the run is killed"
+    )
     timeout_s: float = Field(600.0, gt=0, description="wall-clock limit of one run; over it the run is killed")
     lease_s: float = Field(60.0, gt=1, description="a worker that is silent for this long has lost its job")
     maximum_attempts: int = Field(3, ge=1, description="attempts before a job is given up and a failure report is sent")
@@ -159,17 +171,25 @@ class Run(_Section):
 class Delivering(_Section):
     """How results are sent."""
 
-    retry_after_s: float = Field(10.0, gt=0, description="first wait before a failed delivery is tried again; doubles each time, with jitter")
+    retry_after_s: float = Field(
+        10.0, gt=0, description="first wait before a failed delivery is tried again; doubles each time, with jitter"
+    )
     retry_at_most_s: float = Field(900.0, gt=0, description="longest wait between two attempts")
-    give_up_after_attempts: int = Field(1000, ge=1, description="attempts before a delivery becomes a dead letter; about ten days")
+    give_up_after_attempts: int = Field(
+        1000, ge=1, description="attempts before a delivery becomes a dead letter; about ten days"
+    )
     lease_s: float = Field(120.0, gt=1, description="a sender that is silent for this long has lost its delivery")
 
 
 class Output(_Section):
     """How result objects look."""
 
-    character_set: Literal["ISO_IR 192", "ISO_IR 100"] = Field("ISO_IR 192", description="Specific Character Set of results; UTF-8 holds every name")
-    series_number_base: int = Field(9000, ge=1, description="results take series numbers from here on, free ones within the study")
+    character_set: Literal["ISO_IR 192", "ISO_IR 100"] = Field(
+        "ISO_IR 192", description="Specific Character Set of results; UTF-8 holds every name"
+    )
+    series_number_base: int = Field(
+        9000, ge=1, description="results take series numbers from here on, free ones within the study"
+    )
     report_language: Literal["en"] = Field("en", description="language of the report's text")
 
 
@@ -178,16 +198,24 @@ class Web(_Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
     port: Port = Field(8042, description="HTTP port; 0 takes a free one")
-    token_file: Path | None = Field(None, description="file that holds the access token; empty: made at start beside the spool, mode 0600")
-    host_names: tuple[str, ...] = Field((), description="names the page is reached by, beside localhost and this machine's own name")
+    token_file: Path | None = Field(
+        None, description="file that holds the access token; empty: made at start beside the spool, mode 0600"
+    )
+    host_names: tuple[str, ...] = Field(
+        (), description="names the page is reached by, beside localhost and this machine's own name"
+    )
 
 
 class Audit(_Section):
     """The hash chain over the events and its anchor outside the database."""
 
     seal_every_s: float = Field(2.0, gt=0, description="how often new events are chained")
-    anchor_file: Path | None = Field(None, description="file that the chain's head is appended to, best on another machine's share")
-    anchor_key_file: Path | None = Field(None, description="key (32 bytes or more) of the HMAC over each anchor; required with anchor_file")
+    anchor_file: Path | None = Field(
+        None, description="file that the chain's head is appended to, best on another machine's share"
+    )
+    anchor_key_file: Path | None = Field(
+        None, description="key (32 bytes or more) of the HMAC over each anchor; required with anchor_file"
+    )
     anchor_syslog: str = Field("", description="host:port of a syslog server (UDP) that gets each anchor too")
     anchor_every_s: float = Field(60.0, gt=0, description="how often the head is anchored")
 
@@ -201,7 +229,9 @@ class Audit(_Section):
 class Retention(_Section):
     """When files go; rows and events stay."""
 
-    keep_files_days: float = Field(14.0, gt=0, description="days after everything was delivered until a study's files are deleted")
+    keep_files_days: float = Field(
+        14.0, gt=0, description="days after everything was delivered until a study's files are deleted"
+    )
 
 
 class Ticks(_Section):

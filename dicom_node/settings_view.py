@@ -46,7 +46,10 @@ def _section(title: str, model: type[BaseModel], value: BaseModel | None) -> lis
         lines.append(f"#   {field.description}" + (" (required)" if field.is_required() else ""))
         in_force = not absent and (field.is_required() or present != default)
         shown = _toml(present)
-        lines.append(f"{'' if in_force else '# '}{key} = {shown}" + (f"  # default {_toml(default)}" if in_force and not field.is_required() else ""))
+        lines.append(
+            f"{'' if in_force else '# '}{key} = {shown}"
+            + (f"  # default {_toml(default)}" if in_force and not field.is_required() else "")
+        )
     return lines
 
 

@@ -53,9 +53,7 @@ def note_start(site: Site, role: str) -> None:
 
 
 def _note_model(session: Session, model: InstalledModel) -> None:
-    changes = session.scalars(
-        select(Event).where(Event.kind == EventKind.MODEL_CHANGED).order_by(Event.id.desc()).limit(1000)
-    )
+    changes = session.scalars(select(Event).where(Event.kind == EventKind.MODEL_CHANGED).order_by(Event.id.desc()).limit(1000))
     last = next((one for one in changes if one.detail.get("name") == model.name), None)
     if last is None or last.model_digest != model.digest:
         events.append(

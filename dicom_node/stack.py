@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dicom_node.header import InstanceHeader
 
@@ -83,9 +84,13 @@ def _slice_spacing(members: Sequence[InstanceHeader], normal: Vector | None) -> 
     first = members[0]
     if normal is not None:
         positions = sorted(
-            {round(sum(p * n for p, n in zip(m.image_position_lps, normal, strict=True)), 3) for m in members if m.image_position_lps}
+            {
+                round(sum(p * n for p, n in zip(m.image_position_lps, normal, strict=True)), 3)
+                for m in members
+                if m.image_position_lps
+            }
         )
-        gaps = sorted(high - low for low, high in zip(positions, positions[1:], strict=False))
+        gaps = sorted(high - low for low, high in pairwise(positions))
         if gaps:
             return gaps[len(gaps) // 2]
     return first.spacing_between_slices_mm or first.slice_thickness_mm

@@ -40,19 +40,26 @@ def print_overview(console: Console, state: dict[str, Any]) -> None:
     """The overview as tables."""
     for name, counts in state["queue"].items():
         if isinstance(counts, dict):
-            console.print(f"{name}: " + (", ".join(f"{count} {key}" for key, count in counts.items() if count) or "none"), highlight=False)
+            console.print(
+                f"{name}: " + (", ".join(f"{count} {key}" for key, count in counts.items() if count) or "none"), highlight=False
+            )
         elif counts is not None:
             console.print(f"{name.replace('_', ' ')}: since {counts:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
     if state["studies"]:
         table = Table("accession", "study", "state", "standing", "images", "deliveries")
         for one in state["studies"]:
             sent = ", ".join(f"{count} {key}" for key, count in one["deliveries"].items())
-            table.add_row(one["accession_number"], one["study_instance_uid"], one["state"], one["standing"], str(one["instances"]), sent)
+            table.add_row(
+                one["accession_number"], one["study_instance_uid"], one["state"], one["standing"], str(one["instances"]), sent
+            )
         console.print(table)
     for job in state["failed_jobs"]:
-        console.print(f"failed job {job['id']} ({job['rule']}): {job['reason']}; fovea resubmit --job {job['id']}", highlight=False)
+        console.print(
+            f"failed job {job['id']} ({job['rule']}): {job['reason']}; fovea resubmit --job {job['id']}", highlight=False
+        )
     for letter in state["dead_letters"]:
         console.print(
-            f"dead letter {letter['id']} to {letter['destination']}: {letter['reason']}; fovea resubmit --delivery {letter['id']}",
+            f"dead letter {letter['id']} to {letter['destination']}: {letter['reason']}; "
+            f"fovea resubmit --delivery {letter['id']}",
             highlight=False,
         )

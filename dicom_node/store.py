@@ -1,8 +1,8 @@
 """From the bytes of one object to the answer its sender gets: check, keep, record, and only then Success.
 
-`begin` takes the command, `Incoming.write` the bytes as they come, `Incoming.finish` decides. Small objects are held in memory and
-checked before they touch the disk; large ones go to the spool at once and are checked there through a memory map. No DICOM
-network in here: C-STORE and STOW-RS come to the same place.
+`begin` takes the command, `Incoming.write` the bytes as they come, `Incoming.finish` decides. Small objects are held in memory
+and checked before they touch the disk; large ones go to the spool at once and are checked there through a memory map. No
+DICOM network in here: C-STORE and STOW-RS come to the same place.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class StoreService:
             examined = examine(incoming.held, incoming.command)
             with self._spool.new_file() as file:
                 file.write(self.file_meta(incoming.command, incoming.source.peer))
-                file.write(incoming.held)
+                file.write(memoryview(incoming.held))
                 return examined, file.keep(Area.INSTANCES, key)
         path = incoming.file.keep(Area.INSTANCES, key)
         try:
@@ -297,12 +297,12 @@ class Incoming:
             raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit of {limit} bytes")
         if self.file is None and self.size > HELD_IN_MEMORY_BYTES:
             self.file = self._service.new_file(self.command, self.source.peer)
-            self.file.write(self.held)
+            self.file.write(memoryview(self.held))
             self.held = bytearray()
         if self.file is None:
             self.held += fragment
         else:
-            self.file.write(fragment)
+            self.file.write(memoryview(fragment))
 
     def refuse(self, refusal: Refused) -> None:
         """Make `finish` answer this refusal; bytes that come meanwhile are not kept."""

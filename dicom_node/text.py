@@ -38,12 +38,10 @@ def encodings(specific_character_set: str) -> tuple[str, ...]:
 
 
 def text(value: bytes, codecs: Sequence[str] = ("ascii",)) -> str:
-    """The value as one line of text without padding. Undecodable bytes are replaced."""
+    """The value as text without padding. Undecodable bytes are replaced."""
     value = value[:MAXIMUM_VALUE_BYTES]
-    if value.isascii() and b"\x1b" not in value:
-        decoded = value.decode("ascii")
-    else:
-        decoded = _decoded(value, codecs)
+    is_plain = value.isascii() and b"\x1b" not in value
+    decoded = value.decode("ascii") if is_plain else _decoded(value, codecs)
     return decoded.translate(_CONTROLS).strip()
 
 

@@ -73,7 +73,9 @@ def _contrast(validity: Validity, header: InstanceHeader) -> Reason | None:
             return None
         other = OTHER_WEIGHTINGS.search(words)
     if other and not header.inversion_time_ms:
-        return Reason("contrast", f"described as {other.group(0)} and without inversion time, the model is for {validity.contrast}")
+        return Reason(
+            "contrast", f"described as {other.group(0)} and without inversion time, the model is for {validity.contrast}"
+        )
     return None
 
 
@@ -98,7 +100,12 @@ def _geometry(validity: Validity, stack: Stack) -> Reason | None:
             f"slices stand {stack.tilt_deg:.0f} degrees from axial, the model takes up to {validity.maximum_tilt_deg:g} degrees",
         )
     for code, name, value, (low, high) in (
-        ("pixel-spacing", "pixel spacing", max(stack.pixel_spacing_mm) if stack.pixel_spacing_mm else None, validity.pixel_spacing_mm),
+        (
+            "pixel-spacing",
+            "pixel spacing",
+            max(stack.pixel_spacing_mm) if stack.pixel_spacing_mm else None,
+            validity.pixel_spacing_mm,
+        ),
         ("slice-spacing", "distance between slices", stack.slice_spacing_mm, validity.slice_spacing_mm),
         ("field-of-view", "field of view", stack.field_of_view_mm, validity.field_of_view_mm),
     ):

@@ -177,9 +177,7 @@ def _heartbeat(site: Site, claim: JobClaim) -> Callable[[], bool]:
     return beat
 
 
-def _run_failed(
-    site: Site, engine: Engine, claim: JobClaim, request: RunRequest, failure: RunFailed, failed_runs: int
-) -> None:
+def _run_failed(site: Site, engine: Engine, claim: JobClaim, request: RunRequest, failure: RunFailed, failed_runs: int) -> None:
     log.warning("run failed", job=claim.job_id, kind=failure.kind, failed_runs=failed_runs)
     if failure.kind == "lost":
         return
@@ -286,16 +284,14 @@ def deliver(site: Site, destination: Destination, *, worker: str) -> bool:
     """Send one due result set to the destination; False where nothing was due."""
     lease_s = site.settings.delivering.lease_s
     with site.database.write() as session:
-        claim = queue.claim_delivery(
-            session, worker=worker, lease_s=lease_s, at=utc_now(), destinations={destination.name}
-        )
+        claim = queue.claim_delivery(session, worker=worker, lease_s=lease_s, at=utc_now(), destinations={destination.name})
         waiting = () if claim is None else ledger.unsent_items(session, claim.delivery_id, site.spool)
     if claim is None:
         return False
 
     def on_each(item: scu.Sent) -> None:
         with site.database.write() as session:
-            ledger.note_sent(session, claim, item, at=utc_now())
+            ledger.note_sent(session, claim, waiting, item, at=utc_now())
             queue.heartbeat_delivery(session, claim, lease_s=lease_s, at=utc_now())
 
     error = scu.send(destination, site.settings.node.ae_title, waiting, on_each)

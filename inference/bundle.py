@@ -89,11 +89,7 @@ def restorer_config(card: ModelCard) -> dict[str, object]:
 
 def brain_config(card: ModelCard) -> dict[str, object]:
     """The arguments of the brain network."""
-    return {
-        key.removeprefix(BRAIN_PREFIX): value
-        for key, value in card.network.items()
-        if key.startswith(BRAIN_PREFIX)
-    }
+    return {key.removeprefix(BRAIN_PREFIX): value for key, value in card.network.items() if key.startswith(BRAIN_PREFIX)}
 
 
 def choose_device(name: str) -> torch.device:

@@ -41,9 +41,7 @@ class SliceRandom:
 
     def normal(self, height: int, width: int) -> Tensor:
         """Standard normal noise [slice, 1, height, width], float32, on the CPU."""
-        fields = [
-            self._generator(number).standard_normal((1, height, width), np.float32) for number in self.slices
-        ]
+        fields = [self._generator(number).standard_normal((1, height, width), np.float32) for number in self.slices]
         return torch.from_numpy(np.stack(fields))
 
     def _generator(self, number: int) -> np.random.Generator:

@@ -29,9 +29,7 @@ Shape = tuple[str, tuple[tuple[int, ...], ...]]
 class Meter:
     """Counts, while it is entered, what the named networks are asked; `cost` says it afterwards."""
 
-    def __init__(
-        self, networks: Mapping[str, nn.Module], device: torch.device, known: dict[Shape, int]
-    ) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], device: torch.device, known: dict[Shape, int]) -> None:
         """`known` keeps operations per slice by shape from one run to the next; it is added to."""
         self._networks = networks
         self._device = device
@@ -47,9 +45,7 @@ class Meter:
         self._seconds = -time.perf_counter()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._seconds += time.perf_counter()
         for handle in self._handles:
             handle.remove()

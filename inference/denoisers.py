@@ -55,6 +55,16 @@ class PredictedNoise:
         return (x_t - self.schedule.sigma(level) * noise) / self.schedule.alpha(level)
 
 
+@dataclass(frozen=True, slots=True)
+class BrainMedian:
+    """Asks no network: the healthy brain is its own median everywhere, 0 in standardised units."""
+
+    def estimate(self, network: Network, x_t: Tensor, level: float, condition: Tensor | None) -> Tensor:
+        """0 wherever there is image, so that the residual is the intensity itself."""
+        del network, level, condition
+        return torch.zeros_like(x_t)
+
+
 def bind(denoiser: Denoiser, network: Network, condition: Tensor | None) -> Estimator:
     """The denoiser as a function of the corrupted image and its level, which is all that a sampler needs."""
 

@@ -45,9 +45,7 @@ def check_volume(volume: Volume, validity: Validity) -> None:
     tilt = tilt_deg(axial)
     if tilt > validity.maximum_tilt_deg + 1e-6:
         limit = f"at most {validity.maximum_tilt_deg:g} degrees"
-        raise Refusal(
-            "tilt", f"slices are tilted {tilt:.1f} degrees from the axial plane, the model allows {limit}"
-        )
+        raise Refusal("tilt", f"slices are tilted {tilt:.1f} degrees from the axial plane, the model allows {limit}")
 
 
 def tilt_deg(geometry: VolumeGeometry) -> float:
@@ -62,9 +60,7 @@ def check_brain(brain: NDArray[np.bool_]) -> None:
     if slices == 0:
         raise Refusal("no-brain", "no brain was found in the volume")
     if slices < LEAST_BRAIN_SLICES:
-        raise Refusal(
-            "few-brain-slices", f"{slices} slices show brain, at least {LEAST_BRAIN_SLICES} are needed"
-        )
+        raise Refusal("few-brain-slices", f"{slices} slices show brain, at least {LEAST_BRAIN_SLICES} are needed")
 
 
 def remarks(volume: Volume, brain: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -74,19 +70,13 @@ def remarks(volume: Volume, brain: NDArray[np.bool_]) -> tuple[str, ...]:
     low, high = BRAIN_ML_EXPECTED
     if not low <= millilitres <= high:
         usual = f"an adult's is {low:.0f} to {high:.0f} mL"
-        found.append(
-            f"The brain mask holds {millilitres:.0f} mL ({usual}): it may be incomplete or too wide."
-        )
-    cut = [
-        name
-        for name, edge in (
-            ("first slice", brain[0]),
-            ("last slice", brain[-1]),
-            ("edge of the image", np.stack([brain[:, 0].any(), brain[:, -1].any()])),
-            ("side of the image", np.stack([brain[:, :, 0].any(), brain[:, :, -1].any()])),
-        )
-        if edge.any()
-    ]
+        found.append(f"The brain mask holds {millilitres:.0f} mL ({usual}): it may be incomplete or too wide.")
+    edges = {
+        "first slice": brain[0].any(),
+        "last slice": brain[-1].any(),
+        "edge of the image": brain[:, [0, -1], :].any() or brain[:, :, [0, -1]].any(),
+    }
+    cut = [name for name, reached in edges.items() if reached]
     if cut:
         found.append(f"The brain reaches the {' and the '.join(cut)}: what lies beyond was not seen.")
     return tuple(found)
@@ -94,9 +84,7 @@ def remarks(volume: Volume, brain: NDArray[np.bool_]) -> tuple[str, ...]:
 
 def _check_pixels(array: NDArray[np.generic]) -> None:
     if array.ndim != 3:
-        raise Refusal(
-            "dimensions", f"the volume has {array.ndim} dimensions, 3 are needed: slice, row, column"
-        )
+        raise Refusal("dimensions", f"the volume has {array.ndim} dimensions, 3 are needed: slice, row, column")
     if array.size == 0 or min(array.shape) < 1:
         raise Refusal("dimensions", f"the volume is empty: {array.shape}")
     if not np.issubdtype(array.dtype, np.number):

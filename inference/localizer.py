@@ -7,9 +7,10 @@ own plugs in.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from inference.brain import BrainMask
 from inference.bundle import Bundle, load_bundle, open_card
-from inference.card import BundleError, ModelCard
+from inference.card import BundleError, ModelCard, OperatingPointCard
 from inference.contract import Checked
 from inference.cost import Meter, Shape
 from inference.gate import check_brain, check_volume, remarks
@@ -29,7 +30,7 @@ from inference.postprocess import Assessment
 from inference.preprocess import UNIT, Prepared, prepare
 from inference.recipes import RECIPES, Recipe
 from inference.restoration import Setting, restore
-from inference.types import Cost, Localization, OperatingPoint, Provenance
+from inference.types import Contrast, Cost, Localization, OperatingPoint, Provenance
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -89,6 +90,7 @@ class RecipeLocalizer:
     def localize(self, volume: Volume, context: Context) -> Localization:
         """The localization of `volume`; raises `types.Refusal` where the card does not allow this volume."""
         recipe = self.recipe if context.recipe is None else find_recipe(self.bundle.card, context.recipe)
+        started = time.perf_counter()
         maps = self.raw_maps(volume, context, recipe)
         card = self.bundle.card
         calibration, operating_point = card.calibration[recipe.name], card.operating_point[recipe.name]
@@ -101,12 +103,8 @@ class RecipeLocalizer:
             recipe_digest=recipe.digest(operating_point),
             seed=context.seed,
             levels=recipe.sampler.levels,
-            operating_point=OperatingPoint(
-                threshold=min(operating_point.threshold.values()),
-                minimum_volume_mm3=operating_point.minimum_volume_mm3,
-                rule=operating_point.rule,
-            ),
-            cost=maps.cost,
+            operating_point=_stated(operating_point),
+            cost=replace(maps.cost, seconds=time.perf_counter() - started),
             quality=(*context.remarks, *remarks(volume, maps.brain), *_remark_left_out(assessment)),
         )
         return Localization(
@@ -173,8 +171,7 @@ def find_recipe(card: ModelCard, name: str) -> Recipe:
     known = [known for known in RECIPES if known in card.calibration and known in card.operating_point]
     if name not in known:
         raise BundleError(
-            f"model {card.name} {card.version} is not calibrated for recipe {name!r}; it is for: "
-            f"{', '.join(known) or 'none'}"
+            f"model {card.name} {card.version} is not calibrated for recipe {name!r}; it is for: {', '.join(known) or 'none'}"
         )
     return RECIPES[name]
 
@@ -211,9 +208,17 @@ class WayBack:
         return np.asarray(self.share >= HALF, dtype=np.bool_)
 
     def bring(self, values: FloatArray) -> FloatArray:
-        """values[slice, row, column] of the network's grid on the source grid: means over brain alone, 0 outside."""
+        """values of the network's grid [slice, row, column] on the source grid: means over brain alone."""
         inside = self.prepared.to_source(np.where(self.prepared.brain, values, np.float32(0)), order=LINEAR)
         return np.where(self.brain, inside / np.maximum(self.share, HALF), np.float32(0)).astype(np.float32)
+
+
+def _stated(card: OperatingPointCard) -> OperatingPoint:
+    """The operating point for the reader: one threshold, and a word on both where the two signs differ."""
+    rule = card.rule
+    if len(set(card.threshold.values())) > 1:
+        rule += f" Thresholds: {', '.join(f'{sign} {card.threshold[sign]:g}' for sign in Contrast)}."
+    return OperatingPoint(min(card.threshold.values()), card.minimum_volume_mm3, rule)
 
 
 def _multiple(card: ModelCard) -> int:
@@ -227,9 +232,7 @@ def _remark_left_out(assessment: Assessment) -> tuple[str, ...]:
     count = assessment.findings_left_out
     if count == 0:
         return ()
-    return (
-        f"Only the largest {len(assessment.findings)} regions are listed; {count} smaller ones are left out.",
-    )
+    return (f"Only the largest {len(assessment.findings)} regions are listed; {count} smaller ones are left out.",)
 
 
 @contextmanager

@@ -42,9 +42,7 @@ class Region:
         return tuple(int(index) for index in self.indices[0])
 
 
-def measure(
-    region: Region, number: int, grid: Volume, score: NDArray[np.float32], midline_x: float | None
-) -> Finding:
+def measure(region: Region, number: int, grid: Volume, score: NDArray[np.float32], midline_x: float | None) -> Finding:
     """The finding that a region is, on the grid of `grid` and with `score` of the same shape.
 
     `midline_x` is the LPS x in mm of the plane between the hemispheres, None where it is not known.

@@ -48,9 +48,7 @@ class PostProcessor(Protocol):
         """The raw map as it is calibrated; the reference voxels of a calibration must pass through too."""
         ...
 
-    def assess(
-        self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard
-    ) -> Assessment:
+    def assess(self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard) -> Assessment:
         """Score, labels and findings of raw[slice, row, column] inside `brain` of the same shape."""
         ...
 
@@ -66,14 +64,10 @@ class Components:
         """The raw map after the median filter."""
         return raw if self.median == 1 else ndimage.median_filter(raw, size=(1, self.median, self.median))
 
-    def assess(
-        self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard
-    ) -> Assessment:
+    def assess(self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard) -> Assessment:
         """Score, labels and findings, largest first. Each sign has its score; the larger is the voxel's."""
         smooth = self.smooth(raw.array)
-        scores = {
-            sign: np.where(brain, calibrated(smooth, calibration, sign), np.float32(0)) for sign in Contrast
-        }
+        scores = {sign: _scored_inside(brain, smooth, calibration, sign) for sign in Contrast}
         score = np.maximum(scores[Contrast.BRIGHTER], scores[Contrast.DARKER])
         is_brighter = scores[Contrast.BRIGHTER] >= scores[Contrast.DARKER]
         regions: list[Region] = []
@@ -87,9 +81,7 @@ class Components:
         for number, region in enumerate(kept, start=1):
             labels[tuple(region.indices.T)] = number
         brain_x = _brain_midline_x(raw, brain)
-        findings = tuple(
-            measure(region, number, raw, score, brain_x) for number, region in enumerate(kept, start=1)
-        )
+        findings = tuple(measure(region, number, raw, score, brain_x) for number, region in enumerate(kept, start=1))
         return Assessment(score, labels, findings, len(regions) - len(kept), study_score(score, brain))
 
 
@@ -111,19 +103,12 @@ def calibrated(raw: FloatArray, calibration: Calibration, sign: Contrast) -> Flo
 def check_calibration(calibration: Calibration) -> None:
     """ValueError, with the reason, where a table is not one: empty, falling, or of unequal length."""
     fractions = np.asarray(calibration.exceedance)
-    if (
-        not len(fractions)
-        or np.any(fractions <= 0)
-        or np.any(fractions > 1)
-        or np.any(np.diff(fractions) > 0)
-    ):
+    if not len(fractions) or np.any(fractions <= 0) or np.any(fractions > 1) or np.any(np.diff(fractions) > 0):
         raise ValueError("exceedance must be falling fractions above 0, at most 1, and at least one of them")
     for sign in Contrast:
         raw = calibration.raw.get(sign)
         if raw is None or len(raw) != len(fractions):
-            raise ValueError(
-                f"raw scores for {sign}: {0 if raw is None else len(raw)}, expected {len(fractions)}"
-            )
+            raise ValueError(f"raw scores for {sign}: {0 if raw is None else len(raw)}, expected {len(fractions)}")
         if not np.all(np.isfinite(raw)) or np.any(np.diff(raw) < 0):
             raise ValueError(f"raw scores for {sign} must be finite and rising")
     if calibration.voxels < 1:
@@ -166,6 +151,12 @@ def check_operating_point(operating_point: OperatingPointCard) -> None:
         raise ValueError(f"no threshold for {', '.join(missing)}")
     if not 1 <= operating_point.maximum_findings <= np.iinfo(np.uint16).max:
         raise ValueError(f"maximum_findings {operating_point.maximum_findings} outside 1 to 65535")
+
+
+def _scored_inside(brain: BoolArray, raw: FloatArray, calibration: Calibration, sign: Contrast) -> FloatArray:
+    score = np.zeros(raw.shape, dtype=np.float32)
+    score[brain] = calibrated(raw[brain], calibration, sign)
+    return score
 
 
 def _components(above: BoolArray, sign: Contrast, grid: Volume, minimum_mm3: float) -> list[Region]:

@@ -39,9 +39,7 @@ class Sampler(Protocol):
         """Every level at which the network is asked, in order, once per evaluation."""
         ...
 
-    def stream(
-        self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom
-    ) -> Iterator[Estimate]:
+    def stream(self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom) -> Iterator[Estimate]:
         """The estimates of x[batch, 1, row, column], one at a time so that none need be kept."""
         ...
 
@@ -79,9 +77,7 @@ class OneShot:
         """The levels of all draws."""
         return self.at * self.draws
 
-    def stream(
-        self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom
-    ) -> Iterator[Estimate]:
+    def stream(self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom) -> Iterator[Estimate]:
         """One estimate per level and draw, draws outermost."""
         for draw in range(self.draws):
             for place, level in enumerate(self.at):
@@ -106,9 +102,7 @@ class Chain:
         """The level that each step leaves."""
         return tuple(t for t, _ in self.pairs)
 
-    def stream(
-        self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom
-    ) -> Iterator[Estimate]:
+    def stream(self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom) -> Iterator[Estimate]:
         """One estimate per pair; the last is the end of the chain."""
         x_t = corruptor.corrupt(x, self.pairs[0][0], random)
         for place, (t, s) in enumerate(self.pairs):

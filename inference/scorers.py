@@ -8,7 +8,7 @@ standardised units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -37,8 +37,12 @@ class Scorer(Protocol):
         ...
 
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(x, healthy) -> how far apart, signed as x - healthy is; all of one shape."""
+
+
 class Aggregate(StrEnum):
-    """Which healthy estimate a stream amounts to."""
+    """What a stream of maps amounts to."""
 
     MEAN = "mean"
     LAST = "last"
@@ -79,20 +83,27 @@ class Running:
         return None if self.count < 2 else (self._squares / (self.count - 1)).clamp_min(0.0).sqrt()
 
 
+def signed_difference(x: Tensor, healthy: Tensor) -> Tensor:
+    """Image less healthy estimate: positive where brighter than healthy."""
+    return x - healthy
+
+
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """raw = (image - healthy) + intensity_weight * image.
+    """raw = aggregate over the stream of distance(image, healthy), plus intensity_weight * image.
 
     The weight adds what raw intensity alone knows, in the same units: 0 is the pure residual.
     """
 
     aggregate: Aggregate = Aggregate.MEAN
     intensity_weight: float = 0.0
+    distance: Distance = signed_difference
 
     def score(self, x: Tensor, stream: Iterable[Estimate]) -> Scored:
-        """The signed residual of the aggregate estimate."""
-        running = Running()
+        """The aggregate of the signed distances, the aggregate estimate, and the spread of the estimates."""
+        estimates, distances = Running(), Running()
         for _, estimate in stream:
-            running.add(estimate)
-        healthy = running.value(self.aggregate)
-        return Scored(x - healthy + self.intensity_weight * x, healthy, running.deviation())
+            estimates.add(estimate)
+            distances.add(self.distance(x, estimate))
+        raw = distances.value(self.aggregate) + self.intensity_weight * x
+        return Scored(raw, estimates.value(self.aggregate), estimates.deviation())

@@ -55,7 +55,7 @@ class TrainingRecipe:
 
 RECIPES = {
     "brain-flair": TrainingRecipe(
-        "brain-flair", seed=1, brain_steps=3000, brain_batch=16, restore_steps=9000, restore_batch=16,
+        "brain-flair", seed=1, brain_steps=3000, brain_batch=16, restore_steps=9000, restore_batch=8,
         brain_per_label_map=350, restore_per_label_map=500, analytic_heads=6, per_analytic=200,
     ),
     "smoke": TrainingRecipe(
@@ -217,10 +217,18 @@ def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Ban
     torch.manual_seed(recipe.seed + 1)
     network = build_restorer(RESTORER)
     bank = make_bank(work / "bank-restore", restore_plan(recipe, label_maps))
+    if real is not None:
+        real = part(real, training=True)
     plan = FitPlan(recipe.restore_steps, 4e-4, recipe.seed + 1, bf16=supports_bf16())
     seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "restore.ckpt")
     log.info("restoration network done", steps=recipe.restore_steps, seconds=round(seconds))
     return network
+
+
+def part(real: Bank, training: bool) -> Bank:
+    """Four of five real slices for training, or the fifth that is kept out of it."""
+    kept = np.flatnonzero((np.arange(len(real.image)) % 5 != 4) == training)
+    return Bank(real.image[kept], real.brain[kept], real.white[kept])
 
 
 def label_map_paths(folder: Path) -> list[Path]:

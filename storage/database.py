@@ -120,7 +120,12 @@ def _first_line(error: Exception) -> str:
 
 def _sqlite_engine(url: URL) -> Engine:
     engine = create_engine(
-        url, hide_parameters=True, pool_size=8, max_overflow=56, pool_timeout=BUSY_TIMEOUT_S, connect_args={"timeout": BUSY_TIMEOUT_S}
+        url,
+        hide_parameters=True,
+        pool_size=8,
+        max_overflow=56,
+        pool_timeout=BUSY_TIMEOUT_S,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

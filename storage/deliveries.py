@@ -62,9 +62,7 @@ def heartbeat_delivery(session: Session, claim: DeliveryClaim, *, lease_s: float
     """Renew the lease; False where the delivery is not ours any more and sending should stop."""
     result = session.execute(
         update(Delivery)
-        .where(
-            Delivery.id == claim.delivery_id, Delivery.epoch == claim.epoch, Delivery.state == DeliveryState.SENDING.value
-        )
+        .where(Delivery.id == claim.delivery_id, Delivery.epoch == claim.epoch, Delivery.state == DeliveryState.SENDING.value)
         .values(lease_until=at + timedelta(seconds=lease_s))
         .execution_options(synchronize_session=False)
     )
@@ -194,9 +192,7 @@ def _claimed(session: Session, claim: DeliveryClaim) -> Delivery | None:
     """The delivery, locked, where the claim still holds."""
     return session.scalars(
         select(Delivery)
-        .where(
-            Delivery.id == claim.delivery_id, Delivery.epoch == claim.epoch, Delivery.state == DeliveryState.SENDING.value
-        )
+        .where(Delivery.id == claim.delivery_id, Delivery.epoch == claim.epoch, Delivery.state == DeliveryState.SENDING.value)
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     ).one_or_none()

@@ -236,4 +236,3 @@ def _note_dropped(session: Session, job: Job, claim: JobClaim, event: JobEvent, 
         job_id=job.id,
         detail={"dropped": event.value, "epoch": claim.epoch, "current epoch": job.epoch, "state": job.state},
     )
-

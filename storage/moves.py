@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, null, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -99,9 +99,7 @@ def move_study(
     if not compare_and_set(session, study, old.value, values):
         raise InvalidMove(f"study is not {old} any more, '{event}' came second; {_study_history(session, study)}")
     facts = {"from": old.value, "to": new.value, "revision": study.revision, "reason": reason, **(detail or {})}
-    append(
-        session, _STUDY_KINDS[event], at=at, outcome=_outcome(event), study=study, user=user, peer=peer, detail=_filled(facts)
-    )
+    append(session, _STUDY_KINDS[event], at=at, outcome=_outcome(event), study=study, user=user, peer=peer, detail=_filled(facts))
 
 
 def move_job(
@@ -187,7 +185,7 @@ def compare_and_set(session: Session, row: Row, old_state: str, values: dict[str
     result = session.execute(
         update(table)
         .where(table.id == row.id, table.state == old_state)
-        .values(**values)
+        .values({name: null() if value is None else value for name, value in values.items()})
         .execution_options(synchronize_session=False)
     )
     assert isinstance(result, CursorResult)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, case, exists, func, literal, not_, or_, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal, not_, or_, select
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from storage.models import Attempt, Delivery, DeliveryItem, Instance, Job, Rejected, Result, Series, Study
@@ -43,9 +43,7 @@ _BY_OUTCOME = {
 }
 
 
-def list_studies(
-    session: Session, chosen: StudyFilter | None = None, *, offset: int = 0, limit: int = 50
-) -> StudyPage:
+def list_studies(session: Session, chosen: StudyFilter | None = None, *, offset: int = 0, limit: int = 50) -> StudyPage:
     """One page of the studies that the filter keeps, the newest activity first."""
     conditions = _study_conditions(chosen or StudyFilter())
     total = session.scalar(select(func.count()).select_from(Study).where(*conditions)) or 0
@@ -116,9 +114,7 @@ def queue_overview(session: Session) -> QueueOverview:
 def list_destinations(session: Session) -> tuple[DestinationRow, ...]:
     """Each destination that ever had a delivery, with what waits and when it last took everything."""
     counts: dict[str, dict[DeliveryState, int]] = defaultdict(dict)
-    grouped = select(Delivery.destination, Delivery.state, func.count()).group_by(
-        Delivery.destination, Delivery.state
-    )
+    grouped = select(Delivery.destination, Delivery.state, func.count()).group_by(Delivery.destination, Delivery.state)
     for destination, state, count in session.execute(grouped):
         counts[destination][DeliveryState(state)] = count
     waiting = Delivery.state.in_([DeliveryState.PENDING, DeliveryState.SENDING])
@@ -142,9 +138,7 @@ def dead_letters(session: Session, *, limit: int = 200) -> tuple[DeliveryRow, ..
 
 def failed_jobs(session: Session, *, limit: int = 200) -> tuple[JobRow, ...]:
     """Jobs that were given up, newest first; a person may resubmit them."""
-    jobs = session.scalars(
-        select(Job).where(Job.state == JobState.FAILED).order_by(Job.id.desc()).limit(limit)
-    )
+    jobs = session.scalars(select(Job).where(Job.state == JobState.FAILED).order_by(Job.id.desc()).limit(limit))
     return tuple(_job_row(job) for job in jobs)
 
 
@@ -189,7 +183,7 @@ def _standing_rank() -> ColumnElement[int]:
     replaced = exists().where(
         newer.study_id == Job.study_id,
         newer.rule == Job.rule,
-        newer.id > Job.id,
+        or_(newer.revision > Job.revision, and_(newer.revision == Job.revision, newer.id > Job.id)),
         newer.state != JobState.CANCELED,
     )
     current = (
@@ -234,8 +228,7 @@ def _study_rows(session: Session, found: Sequence[tuple[Study, int]]) -> tuple[S
     jobs = _current_jobs(session, ids)
     deliveries = _delivery_counts(session, jobs)
     return tuple(
-        _study_row(study, _BY_RANK[rank], contents.get(study.id), jobs[study.id], deliveries[study.id])
-        for study, rank in found
+        _study_row(study, _BY_RANK[rank], contents.get(study.id), jobs[study.id], deliveries[study.id]) for study, rank in found
     )
 
 
@@ -292,10 +285,8 @@ def _contents(session: Session, study_ids: Sequence[int]) -> dict[int, tuple[tup
 def _current_jobs(session: Session, study_ids: Sequence[int]) -> dict[int, list[Job]]:
     """For each study: the newest job of each rule that was not canceled, oldest first."""
     newest: dict[tuple[int, str], Job] = {}
-    jobs = session.scalars(
-        select(Job).where(Job.study_id.in_(study_ids), Job.state != JobState.CANCELED).order_by(Job.id)
-    )
-    for job in jobs:
+    jobs = session.scalars(select(Job).where(Job.study_id.in_(study_ids), Job.state != JobState.CANCELED))
+    for job in sorted(jobs, key=lambda job: (job.revision, job.id)):
         newest[job.study_id, job.rule] = job
     current: dict[int, list[Job]] = defaultdict(list)
     for job in sorted(newest.values(), key=lambda job: job.id):
@@ -381,9 +372,7 @@ def _job_story(job: Job, deliveries: Sequence[DeliveryRow]) -> JobStory:
 
 
 def _attempt_row(one: Attempt) -> AttemptRow:
-    return AttemptRow(
-        one.number, one.worker, one.started_at, one.ended_at, one.outcome, one.detail, one.peak_memory_mb
-    )
+    return AttemptRow(one.number, one.worker, one.started_at, one.ended_at, one.outcome, one.detail, one.peak_memory_mb)
 
 
 def _result_row(result: Result) -> ResultRow:
@@ -398,9 +387,7 @@ def _result_row(result: Result) -> ResultRow:
     )
 
 
-def _delivery_rows(
-    session: Session, condition: ColumnElement[bool], limit: int | None = None
-) -> tuple[DeliveryRow, ...]:
+def _delivery_rows(session: Session, condition: ColumnElement[bool], limit: int | None = None) -> tuple[DeliveryRow, ...]:
     rows = session.execute(
         select(Delivery, Study.id, Study.study_instance_uid, Study.accession_number)
         .join(Job, Delivery.job_id == Job.id)

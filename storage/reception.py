@@ -10,23 +10,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.sql.dml import ReturningInsert
 
+from storage.associations import close_association, close_interrupted, open_association, refuse_association
 from storage.database import DatabaseBusy
 from storage.events import EventKind, EventOutcome, append, plain_json, storable
 from storage.jobs import cancel_open_deliveries, cancel_open_jobs
-from storage.models import Association, Instance, JsonObject, Rejected, Result, Series, Study
+from storage.models import Instance, JsonObject, Rejected, Result, Series, Study
 from storage.moves import move_study
+from storage.reconcile import Reconciled, reconcile
 from storage.retention import forget_files
 from storage.states import StudyEvent, StudyState
+
+__all__ = [
+    "OTHER_CONTENT",
+    "OTHER_PATIENT",
+    "Receipt",
+    "ReceivedInstance",
+    "Reconciled",
+    "close_association",
+    "close_interrupted",
+    "discard",
+    "files_to_delete",
+    "is_own_result",
+    "open_association",
+    "reconcile",
+    "record",
+    "refuse_association",
+    "release",
+]
 
 OTHER_PATIENT = "an instance of another patient has this Study Instance UID"
 OTHER_CONTENT = "another object with the same SOP Instance UID and other pixels was received"
@@ -91,91 +112,18 @@ class ReceivedInstance:
     """One of this node's own results, come back."""
 
 
-def open_association(session: Session, *, calling: str, called: str, address: str, listener: str, at: datetime) -> int:
-    """Note that a peer's association was accepted; its number for `record` and `close_association`."""
-    association = Association(
-        calling_ae_title=storable(calling)[:16],
-        called_ae_title=storable(called)[:16],
-        address=address,
-        opened_at=at,
-        listener=listener,
-    )
-    session.add(association)
-    session.flush()
-    detail = {"association": association.id, "called": association.called_ae_title}
-    append(session, EventKind.ASSOCIATION_OPENED, at=at, peer=calling, address=address, detail=detail)
-    return association.id
-
-
-def refuse_association(session: Session, *, calling: str, called: str, address: str, reason: str, at: datetime) -> None:
-    """Note that a peer's association was refused, and why."""
-    append(
-        session,
-        EventKind.ASSOCIATION_REFUSED,
-        at=at,
-        outcome=EventOutcome.MINOR_FAILURE,
-        peer=calling,
-        address=address,
-        detail={"called": storable(called), "reason": reason},
-    )
-
-
-def close_association(
-    session: Session, association_id: int, *, outcome: str, at: datetime, repeated: Mapping[str, int] | None = None
-) -> None:
-    """Note the association's end, with one event for each study it brought instances of.
-
-    `outcome` is `released`, `aborted` or `interrupted`. `repeated` counts, by Study Instance UID, the objects that were REPEATED:
-    they leave no row to count. Closing a second time does nothing.
-    """
-    association = session.get_one(Association, association_id)
-    if association.closed_at is not None:
-        return
-    association.closed_at = at
-    association.outcome = outcome
-    peer, address = association.calling_ae_title, association.address
-    counts = _received_counts(session, association_id, repeated or {})
-    for study, detail in counts:
-        append(session, EventKind.INSTANCES_RECEIVED, at=at, study=study, peer=peer, address=address, detail=detail)
-    ended_well = outcome == "released"
-    append(
-        session,
-        EventKind.ASSOCIATION_CLOSED,
-        at=at,
-        outcome=EventOutcome.SUCCESS if ended_well else EventOutcome.MINOR_FAILURE,
-        peer=peer,
-        address=address,
-        detail={
-            "association": association_id,
-            "outcome": outcome,
-            "instances": {study.study_instance_uid: detail["instances"] for study, detail in counts},
-        },
-    )
-
-
-def close_interrupted(session: Session, listener: str, at: datetime) -> int:
-    """Close what the listener of this name left open when it was stopped or killed; how many."""
-    left_open = session.scalars(
-        select(Association.id).where(Association.listener == listener, Association.closed_at.is_(None)).order_by(Association.id)
-    ).all()
-    for association_id in left_open:
-        close_association(session, association_id, outcome="interrupted", at=at)
-    return len(left_open)
-
-
-def record(
-    session: Session, association_id: int | None, received: ReceivedInstance, *, peer: str, at: datetime
-) -> Receipt:
+def record(session: Session, association_id: int | None, received: ReceivedInstance, *, peer: str, at: datetime) -> Receipt:
     """Take the received object into study, series and instance rows; what it was taken for.
 
     Call `files_to_delete` after the commit: a repeated object's file and a corrected object's former file are no longer needed.
     Raises DatabaseBusy where another transaction is receiving the same SOP Instance UID in another study.
     """
     study, is_new_study = _locked_study(session, received, peer, at)
-    known = session.scalars(select(Instance).where(Instance.sop_instance_uid == received.sop_instance_uid)).one_or_none()
     arrival = _Arrival(session, association_id, received, peer, at, study)
-    if known is None:
+    known_id = session.connection().execute(_FIND_INSTANCE, {"uid": received.sop_instance_uid}).scalar()
+    if known_id is None:
         return arrival.take_new(is_new_study)
+    known = session.get_one(Instance, known_id, populate_existing=True)
     if known.digest == received.digest:
         return arrival.take_repeated(known)
     if known.pixel_digest != received.pixel_digest:
@@ -352,7 +300,7 @@ class _Arrival:
             "received_at": self.at,
             "header": plain_json(received.header),
         }
-        if not _insert_unless_there(self.session, Instance, values, "sop_instance_uid"):
+        if not _insert_unless_there(self.session, Instance, values):
             raise DatabaseBusy(f"instance {received.sop_instance_uid} is being received in another study")
 
     def _replace(self, known: Instance) -> None:
@@ -373,10 +321,10 @@ class _Arrival:
 
     def _series_id(self) -> int:
         received = self.received
-        where = (Series.study_id == self.study.id, Series.series_instance_uid == received.series_instance_uid)
-        series_id = self.session.scalar(select(Series.id).where(*where))
-        if series_id is not None:
-            return series_id
+        wanted = {"study_id": self.study.id, "uid": received.series_instance_uid}
+        known: int | None = self.session.connection().execute(_FIND_SERIES, wanted).scalar()
+        if known is not None:
+            return known
         series = Series(
             study_id=self.study.id,
             series_instance_uid=received.series_instance_uid,
@@ -390,9 +338,10 @@ class _Arrival:
 
     def _touch(self) -> None:
         """Something was received: the quiet time begins anew."""
-        self.study.quiet_s = 0.0
-        self.study.last_received_at = self.at
-        self.study.received_from = storable(self.peer)
+        values = {"quiet_s": 0.0, "last_received_at": self.at, "received_from": storable(self.peer)}
+        self.session.connection().execute(_TOUCH, {"touched_id": self.study.id, **values})
+        for name, value in values.items():
+            set_committed_value(self.study, name, value)
 
     def _take_identity(self, *, only_filled: bool) -> bool:
         """Copy the newest identity to the study, or only what of it is not empty; True where it changed."""
@@ -460,14 +409,9 @@ def _delete_later(session: Session, path: str) -> None:
 
 def _locked_study(session: Session, received: ReceivedInstance, peer: str, at: datetime) -> tuple[Study, bool]:
     """The study's row, locked until the transaction ends, and whether it was made now."""
-    statement = (
-        select(Study)
-        .where(Study.study_instance_uid == received.study_instance_uid)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
+    wanted = {"uid": received.study_instance_uid}
     session.flush()
-    study = session.scalars(statement).one_or_none()
+    study = session.scalars(_LOCK_STUDY, wanted).one_or_none()
     if study is not None:
         return study, False
     values = {
@@ -482,41 +426,43 @@ def _locked_study(session: Session, received: ReceivedInstance, peer: str, at: d
         "age_s": 0.0,
         "settled_at": at if received.passive else None,
     }
-    is_new = _insert_unless_there(session, Study, values, "study_instance_uid")
-    return session.scalars(statement).one(), is_new
+    is_new = _insert_unless_there(session, Study, values)
+    return session.scalars(_LOCK_STUDY, wanted).one(), is_new
 
 
-def _insert_unless_there(session: Session, table: type[Study | Instance], values: JsonObject, unique: str) -> bool:
+def _insert_unless_there(session: Session, table: type[Study | Instance], values: JsonObject) -> bool:
     """Insert the row; False where another transaction was faster. Waits for one that is just at it."""
-    if session.get_bind().dialect.name == "postgresql":
-        postgres = postgresql.insert(table).values(**values).on_conflict_do_nothing(index_elements=[unique])
-        return session.execute(postgres.returning(table.id)).first() is not None
-    statement = sqlite.insert(table).values(**values).on_conflict_do_nothing(index_elements=[unique])
-    return session.execute(statement.returning(table.id)).first() is not None
+    connection = session.connection()
+    return connection.execute(_INSERTS[connection.dialect.name, table], values).first() is not None
 
 
-def _received_counts(
-    session: Session, association_id: int, repeated: Mapping[str, int]
-) -> list[tuple[Study, dict[str, int]]]:
-    """For each study that the association brought something of: the study and what it brought."""
-    rows = session.execute(
-        select(Series.study_id, func.count(Instance.id))
-        .join(Instance, Instance.series_id == Series.id)
-        .where(Instance.association_id == association_id)
-        .group_by(Series.study_id)
+def _inserts() -> dict[tuple[str, type[Study | Instance]], ReturningInsert[Any]]:
+    made: dict[tuple[str, type[Study | Instance]], ReturningInsert[Any]] = {}
+    unique: list[tuple[type[Study | Instance], str]] = [(Study, "study_instance_uid"), (Instance, "sop_instance_uid")]
+    for table, column in unique:
+        postgres = postgresql.insert(table).on_conflict_do_nothing(index_elements=[column])
+        made["postgresql", table] = postgres.returning(table.id)
+        lite = sqlite.insert(table).on_conflict_do_nothing(index_elements=[column])
+        made["sqlite", table] = lite.returning(table.id)
+    return made
+
+
+# Made once: these run for every object received, and building a statement costs as much as running it.
+_INSERTS = _inserts()
+_FIND_INSTANCE = select(Instance.id).where(Instance.sop_instance_uid == bindparam("uid"))
+_FIND_SERIES = select(Series.id).where(Series.study_id == bindparam("study_id"), Series.series_instance_uid == bindparam("uid"))
+_LOCK_STUDY = (
+    select(Study)
+    .where(Study.study_instance_uid == bindparam("uid"))
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
+_TOUCH = (
+    update(Study)
+    .where(Study.id == bindparam("touched_id"))
+    .values(
+        quiet_s=bindparam("quiet_s"),
+        last_received_at=bindparam("last_received_at"),
+        received_from=bindparam("received_from"),
     )
-    instances = {study_id: count for study_id, count in rows}  # noqa: C416  # a row is not a tuple to the type checker
-    of_association = Rejected.association_id == association_id
-    rejected = Counter(session.scalars(select(Rejected.study_id).where(of_association)))
-    again = set(session.scalars(select(Study.id).where(Study.study_instance_uid.in_(repeated))))
-    counts = []
-    for study_id in sorted(instances.keys() | again | {one for one in rejected if one is not None}):
-        study = session.get_one(Study, study_id)
-        detail = {
-            "association": association_id,
-            "instances": instances.get(study_id, 0),
-            "repeated": repeated.get(study.study_instance_uid, 0),
-            "rejected": rejected.get(study_id, 0),
-        }
-        counts.append((study, detail))
-    return counts
+)

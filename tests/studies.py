@@ -35,7 +35,10 @@ from pydicom.uid import (
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-OBLIQUE = (0.9961946980917455, 0.08682408883346517, -0.007596123493895969, -0.08715574274765817, 0.992403876506104, -0.08682408883346517)
+OBLIQUE = (
+    *(0.9961946980917455, 0.08682408883346517, -0.007596123493895969),
+    *(-0.08715574274765817, 0.992403876506104, -0.08682408883346517),
+)
 """Axial turned by 5° about the head-feet axis and then by 5° about the row axis."""
 
 COMPRESSED_SYNTAXES = (JPEGLSLossless, RLELossless, JPEG2000Lossless)
@@ -108,13 +111,13 @@ class Plan:
         return str(generate_uid(entropy_srcs=["series", self.study, self.kind.description, self.series]))
 
 
-def series(plan: Plan = Plan()) -> list[Dataset]:  # noqa: B008 - frozen
+def series(plan: Plan = Plan()) -> list[Dataset]:
     """One series, foot to head in acquisition order, Explicit VR Little Endian, 16 bit."""
     voxels = head(plan.slices, plan.rows, plan.columns, plan.seed)
     return [_instance(plan, index, voxels[index]) for index in range(plan.slices)]
 
 
-def reversed_series(plan: Plan = Plan()) -> list[Dataset]:  # noqa: B008
+def reversed_series(plan: Plan = Plan()) -> list[Dataset]:
     """The same places in space, numbered head to foot."""
     datasets = series(plan)[::-1]
     for number, dataset in enumerate(datasets, 1):
@@ -122,19 +125,19 @@ def reversed_series(plan: Plan = Plan()) -> list[Dataset]:  # noqa: B008
     return datasets
 
 
-def shuffled_series(plan: Plan = Plan()) -> list[Dataset]:  # noqa: B008
+def shuffled_series(plan: Plan = Plan()) -> list[Dataset]:
     """The same series in an order of files that tells nothing."""
     datasets = series(plan)
     random.Random(plan.seed).shuffle(datasets)
     return datasets
 
 
-def study(plan: Plan = Plan()) -> list[Dataset]:  # noqa: B008
+def study(plan: Plan = Plan()) -> list[Dataset]:
     """A small brain study: a localizer of three planes, T1 and FLAIR."""
     return [*localizer(plan), *series(replace(plan, kind=T1, series_number=2)), *series(plan)]
 
 
-def localizer(plan: Plan = Plan()) -> list[Dataset]:  # noqa: B008
+def localizer(plan: Plan = Plan()) -> list[Dataset]:
     """One slice in each of the three planes, one series."""
     planes = (AXIAL, CORONAL, SAGITTAL)
     found = []
@@ -282,7 +285,7 @@ def recoded(dataset: Dataset, transfer_syntax_uid: str) -> Dataset:
     return copied
 
 
-def secondary_capture(plan: Plan = Plan()) -> Dataset:  # noqa: B008
+def secondary_capture(plan: Plan = Plan()) -> Dataset:
     """A grey Secondary Capture of the same study, as a workstation makes them."""
     dataset = _file(SecondaryCaptureImageStorage, generate_uid(entropy_srcs=["capture", plan.study]))
     dataset.SpecificCharacterSet = plan.character_set
@@ -294,7 +297,7 @@ def secondary_capture(plan: Plan = Plan()) -> Dataset:  # noqa: B008
     return dataset
 
 
-def structured_report(plan: Plan = Plan(), manufacturer: str = "Acme") -> Dataset:  # noqa: B008
+def structured_report(plan: Plan = Plan(), manufacturer: str = "Acme") -> Dataset:
     """A minimal Comprehensive SR of the same study (`manufacturer` and model "Fovea" make it look like one of ours)."""
     dataset = _file(ComprehensiveSRStorage, generate_uid(entropy_srcs=["report", plan.study, manufacturer]))
     dataset.SpecificCharacterSet = plan.character_set
@@ -318,7 +321,7 @@ def structured_report(plan: Plan = Plan(), manufacturer: str = "Acme") -> Datase
 def segmentation(sources: Sequence[Dataset], seed: int = 0) -> Dataset:
     """A binary SEG over the sources, made by highdicom for an invented device, one box as its segment."""
     from highdicom import AlgorithmIdentificationSequence
-    from highdicom.seg import Segmentation, SegmentDescription, SegmentationTypeValues
+    from highdicom.seg import Segmentation, SegmentationTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
 
     mask = np.zeros((len(sources), sources[0].Rows, sources[0].Columns), np.uint8)

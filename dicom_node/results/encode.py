@@ -16,7 +16,7 @@ from dicom_node.results.identity import Identity
 from dicom_node.results.report import build_report
 from dicom_node.results.segmentation import build_segmentation
 
-SEGMENTATION, REPORT = "segmentation", "report"
+SEGMENTATION, REPORT = "SEG", "SR"
 
 
 @disable_value_validation()

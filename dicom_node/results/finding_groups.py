@@ -9,9 +9,10 @@ from pydicom import Dataset
 
 from dicom_node.results import codes
 from dicom_node.results.account import Account, Analysis
+from dicom_node.results.grid import on_source_grid
 from dicom_node.results.identity import Identity
 from dicom_node.results.outline import outlines
-from dicom_node.results.segmentation import on_source_grid, tracking_id, tracking_uid
+from dicom_node.results.segmentation import tracking_id, tracking_uid
 from inference.types import Finding
 
 Groups = list[sr.VolumetricROIMeasurementsAndQualitativeEvaluations | sr.PlanarROIMeasurementsAndQualitativeEvaluations]
@@ -22,7 +23,8 @@ def finding_groups(account: Account, analysis: Analysis, segmentation: Dataset, 
     labels = on_source_grid(analysis.localization.labels, analysis.series)
     groups: Groups = []
     for finding in analysis.localization.findings:
-        groups.append(_volumetric(finding, account, segmentation, identity))
+        segment = _segment(finding, labels, analysis, segmentation)
+        groups.append(_volumetric(finding, account, segment, identity))
         groups.append(_planar(finding, labels, account, analysis, identity))
     return groups
 
@@ -53,11 +55,11 @@ def largest_slice(labels: NDArray[np.uint16], finding: Finding) -> int:
 
 
 def _volumetric(
-    finding: Finding, account: Account, segmentation: Dataset, identity: Identity
+    finding: Finding, account: Account, segment: sr.ReferencedSegment, identity: Identity
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(finding, account, identity),
-        referenced_segment=sr.ReferencedSegment.from_segmentation(segmentation, segment_number=finding.number),
+        referenced_segment=segment,
         finding_type=codes.LESION,
         finding_category=codes.ABNORMAL_STRUCTURE,
         finding_sites=_sites(finding, account),
@@ -91,6 +93,35 @@ def _planar(
         finding_category=codes.ABNORMAL_STRUCTURE,
         finding_sites=_sites(finding, account),
         measurements=[sr.Measurement(codes.AREA, round(area_mm2, 2), codes.SQUARE_MILLIMETRE)],
+    )
+
+
+def _segment(
+    finding: Finding, labels: NDArray[np.uint16], analysis: Analysis, segmentation: Dataset
+) -> sr.ReferencedSegment:
+    """The reference to the finding's segment and the images that it lies on.
+
+    Made by hand: highdicom's own way does not find a segment that is alone in its object.
+    """
+    marked = np.flatnonzero((labels == finding.number).any(axis=(1, 2)))
+    by_instance: dict[str, tuple[Dataset, list[int]]] = {}
+    for index in marked:
+        instance, frame = analysis.series.source_of(int(index))
+        frames = by_instance.setdefault(str(instance.SOPInstanceUID), (instance, []))[1]
+        if frame is not None:
+            frames.append(frame)
+    return sr.ReferencedSegment(
+        sop_class_uid=segmentation.SOPClassUID,
+        sop_instance_uid=segmentation.SOPInstanceUID,
+        segment_number=finding.number,
+        source_images=[
+            sr.SourceImageForSegmentation(
+                referenced_sop_class_uid=instance.SOPClassUID,
+                referenced_sop_instance_uid=instance.SOPInstanceUID,
+                referenced_frame_numbers=sorted(frames) or None,
+            )
+            for instance, frames in by_instance.values()
+        ],
     )
 
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 
+import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.config import disable_value_validation
+from pydicom.datadict import dictionary_VR
 
 UTF_8 = "ISO_IR 192"
 PYTHON_CODEC = {UTF_8: "utf-8", "ISO_IR 100": "latin-1"}
@@ -52,6 +54,7 @@ IMAGE = (
 )  # fmt: skip
 DATES = ("PatientBirthDate", "StudyDate", "LastMenstrualDate", "ContentDate", "AcquisitionDate", "SeriesDate")
 TIMES = ("PatientBirthTime", "StudyTime", "ContentTime", "AcquisitionTime", "SeriesTime")
+TEXT = frozenset({"LO", "SH", "PN", "LT", "ST", "UT", "UC", "CS", "DA", "TM", "AS", "UI"})
 SEXES = frozenset({"", "M", "F", "O"})
 MOMENTS = (
     ("ContentDate", "ContentTime"),
@@ -133,7 +136,12 @@ def _readable(header: Dataset, keyword: str) -> DataElement | None:
         if element.VR == "SQ":
             for item in element.value:
                 item.decode()
-        return element
+        if element.VR in ("DS", "IS") and element.value:
+            np.asarray(element.value, dtype=np.float64)  # ValueError where it is no number
+        expected = dictionary_VR(element.tag)
+        if element.VR == expected:
+            return element
+        return DataElement(element.tag, expected, str(element.value)) if expected in TEXT else None
     except (ValueError, TypeError, NotImplementedError, LookupError):
         return None
 

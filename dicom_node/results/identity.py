@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from dicom_node.results.account import Account
+from dicom_node.results.account import Account, Analysis
+from dicom_node.results.grid import on_source_grid
 from dicom_node.results.headers import PATIENT_AND_STUDY
-from inference.types import Localization
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,14 @@ def identity_of(account: Account) -> Identity:
         "quality": account.quality,
         "created": account.created.isoformat(),
         "patient": {keyword: str(header.get(keyword, "")) for keyword in PATIENT_AND_STUDY},
-        "found": _content_digest(account.localization) if account.localization else "",
+        "found": _content_digest(account.analysis) if account.analysis else "",
     }
     return Identity(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
 
 
-def _content_digest(localization: Localization) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(localization.labels.array).tobytes())
+def _content_digest(analysis: Analysis) -> str:
+    localization = analysis.localization
+    digest = hashlib.sha256(np.ascontiguousarray(on_source_grid(localization.labels, analysis.series)).tobytes())
     facts = [asdict(finding) for finding in localization.findings]
     provenance = localization.provenance
     facts.append({"study_score": localization.study_score, "left_out": localization.findings_left_out})

@@ -7,7 +7,7 @@ cannot overlay a frame without it.
 from __future__ import annotations
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence, Volume
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.seg import Segmentation as HighdicomSegmentation
@@ -19,13 +19,10 @@ from dicom_node.planes import tolerance_mm
 from dicom_node.results import codes, equipment
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.colours import colour_of
+from dicom_node.results.grid import MisplacedMask, on_source_grid
 from dicom_node.results.identity import Identity
 from dicom_node.series import SeriesVolume
 from inference.types import Finding, ModelIdentity
-
-
-class MisplacedMask(Exception):  # noqa: N818  named like UnsuitableSeries
-    """Raised when a mask would not lie on the slices it was drawn on: a bug, never sent."""
 
 
 def build_segmentation(account: Account, analysis: Analysis, identity: Identity, series_number: int) -> Dataset:
@@ -63,20 +60,6 @@ def build_segmentation(account: Account, analysis: Analysis, identity: Identity,
         item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
     check_frames(segmentation, labels, analysis.series)
     return segmentation
-
-
-def on_source_grid(labels: Volume, series: SeriesVolume) -> NDArray[np.uint16]:
-    """labels[slice, row, column] on the grid of the series, flipped and turned back if need be, never resampled.
-
-    Raises MisplacedMask where that is impossible.
-    """
-    try:
-        matched = labels.match_geometry(series.volume, tol=1e-3)
-    except RuntimeError as error:
-        raise MisplacedMask(f"the mask does not lie on the grid of the series: {error}") from error
-    if matched.array.shape != series.volume.array.shape or int(matched.array.sum()) != int(labels.array.sum()):
-        raise MisplacedMask(f"the mask of shape {labels.shape} does not fit the series of {series.volume.shape}")
-    return np.asarray(matched.array, dtype=np.uint16)
 
 
 def tracking_uid(identity: Identity, finding: Finding) -> str:

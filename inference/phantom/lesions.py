@@ -45,7 +45,7 @@ class AnomalyPainter:
         """Anomalies in clean[B, 1, H, W], centred inside `brain`; small ones mostly in `white`; a seventh stay healthy."""
         count = clean.shape[0]
         kind = torch.rand(count, generator=g)
-        small = kind < 0.4
+        small = kind < 0.33
         centre = _choose(brain, 1, g)[:, 0]
         radius = torch.where(torch.rand(count, generator=g) < 0.75, _between(count, 8, 45, g), _between(count, 3, 10, g))
         base = self._displace(clean, centre, radius / self.spacing_mm, small, g)

@@ -6,11 +6,10 @@ from inference.recipes.coarse_ensemble import COARSE_ENSEMBLE
 from inference.recipes.cold_mean import COLD_MEAN
 from inference.recipes.cold_restore import COLD_RESTORE
 from inference.recipes.cold_steps import COLD_STEPS
+from inference.recipes.intensity import INTENSITY
 from inference.recipes.recipe import Recipe
 
-RECIPES = MappingProxyType(
-    {recipe.name: recipe for recipe in (COLD_RESTORE, COLD_MEAN, COLD_STEPS, COARSE_ENSEMBLE)}
-)
+RECIPES = MappingProxyType({recipe.name: recipe for recipe in (COLD_RESTORE, COLD_MEAN, COLD_STEPS, COARSE_ENSEMBLE, INTENSITY)})
 """Every recipe by its name."""
 
 __all__ = ["RECIPES", "Recipe"]

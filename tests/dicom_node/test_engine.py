@@ -25,10 +25,21 @@ def request():
 """
 
 
+PARENT = """
+import time
+from dicom_node.engine import Engine, Limits
+engine = Engine(Limits(512, 60, 1))
+engine.warm_up()
+print(engine._warm.pid, flush=True)
+time.sleep(600)
+"""
+
+
 def request() -> RunRequest:
     return RunRequest(
         job_id=1, study_instance_uid="1.2", revision=1, rule="flair",
-        analysed=(SeriesInput("1.2.3", 3, "FLAIR", "MR", ("/nowhere",)),), passed_over=(), bundle="/nowhere", model_digest="0" * 64,
+        analysed=(SeriesInput("1.2.3", 3, "FLAIR", "MR", ("/nowhere",)),), passed_over=(), bundle="/nowhere",
+        model_digest="0" * 64,
         recipe="", recipe_digest="1" * 64, input_digest="2" * 64, device="cpu", threads=1, output=OutputOptions(),
         taken_series_numbers=(1, 2), refusal=Reason("contrast", "echo time 3 ms"),
     )  # fmt: skip
@@ -152,14 +163,12 @@ def test_the_real_child_keeps_its_memory_limit_and_says_so(tmp_path: Path) -> No
 def test_the_real_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent = psutil.Popen(
         [
-            sys.executable, "-c",
-            "import sys, time\n"
-            "from dicom_node.engine import Engine, Limits\n"
-            "engine = Engine(Limits(512, 60, 1)); engine.warm_up()\n"
-            "print(engine._warm.pid, flush=True); time.sleep(600)\n",
+            sys.executable,
+            "-c",
+            PARENT,
         ],
         stdout=-1,
-    )  # fmt: skip
+    )
     child = psutil.Process(int(parent.stdout.readline()))
 
     parent.kill()

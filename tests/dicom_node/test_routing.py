@@ -27,13 +27,16 @@ FLAIR = InstanceHeader(
 RULE = Rule(name="flair", model="brain-flair", destinations=("pacs",))
 
 
-def series(header: InstanceHeader, *, uid: str = "1.2.3", number: int = 3, slices: int = 24, spacing_mm: float = 5.0) -> SeriesFacts:
+def series(
+    header: InstanceHeader, *, uid: str = "1.2.3", number: int = 3, slices: int = 24, spacing_mm: float = 5.0
+) -> SeriesFacts:
     """A stack of `slices` images along its own normal."""
     orientation = header.image_orientation or (1, 0, 0, 0, 1, 0)
     rx, ry, rz, cx, cy, cz = orientation
     normal = (ry * cz - rz * cy, rz * cx - rx * cz, rx * cy - ry * cx)
     headers = tuple(
-        replace(header, instance_number=k + 1, image_position_lps=tuple(k * spacing_mm * n for n in normal)) for k in range(slices)
+        replace(header, instance_number=k + 1, image_position_lps=tuple(k * spacing_mm * n for n in normal))
+        for k in range(slices)
     )
     return SeriesFacts(uid, number, header.series_description, header.modality, headers)
 

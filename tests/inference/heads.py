@@ -64,7 +64,7 @@ def affine(
     axes: str = "HPL",
     centre_lps: tuple[float, float, float] = (0, 0, 0),
 ) -> np.ndarray:
-    """Index-to-LPS affine of a grid whose axes grow towards the letters of `axes`, tilted, centred on `centre_lps`."""
+    """Index-to-LPS affine of a grid with axes along the letters of `axes`, tilted, centred on `centre_lps`."""
     directions = {
         "L": (1, 0, 0),
         "R": (-1, 0, 0),
@@ -108,9 +108,7 @@ def head(
     return volume(np.where(brain, tissue, 0).astype(np.float32), matrix)
 
 
-def card(
-    network: Mapping[str, object] = TINY, recipes: tuple[str, ...] = tuple(RECIPES), **changes: object
-) -> ModelCard:
+def card(network: Mapping[str, object] = TINY, recipes: tuple[str, ...] = tuple(RECIPES), **changes: object) -> ModelCard:
     """A card for brains of any usual geometry, calibrated so that a raw score r has the score |r| up to 4."""
     steps = tuple(np.linspace(0, 4, 41).tolist())
     calibration = Calibration(
@@ -147,8 +145,8 @@ def card(
         "recipes": recipes,
         "network": dict(network),
         "grid_spacing_mm": (2.0, 5.0),
-        "calibration": {name: calibration for name in recipes},
-        "operating_point": {name: point for name in recipes},
+        "calibration": dict.fromkeys(recipes, calibration),
+        "operating_point": dict.fromkeys(recipes, point),
         "blind_spots": (),
         "sources": (),
         "training": {},
@@ -159,7 +157,7 @@ def card(
 
 
 class LocalMean(nn.Module):
-    """A restorer without weights: the healthy estimate is the mean over 41 pixels square, so any blob stands out."""
+    """A restorer without weights: healthy is the mean over 41 pixels square, so any blob stands out."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,11 +25,9 @@ from tests.inference.heads import TINY, card, tiny_bundle
 
 
 def resign(folder: Path) -> None:
-    """Make the card vouch for the files as they now are, as someone would who replaces a weight on purpose."""
+    """Make the card vouch for the files as they now are, as one who replaces a weight on purpose would."""
     content = json.loads((folder / CARD_NAME).read_text())
-    content["files"] = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in content["files"]
-    }
+    content["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in content["files"]}
     (folder / CARD_NAME).write_text(json.dumps(content))
 
 
@@ -134,7 +132,7 @@ def test_a_network_table_that_builds_nothing_is_refused_with_its_key(tmp_path: P
     del content["network"]["channels"]
     path.write_text(json.dumps(content))
 
-    with pytest.raises(BundleError, match="network: .*channels"):
+    with pytest.raises(BundleError, match=r"network: .*channels"):
         load_bundle(tmp_path / "model")
 
 
@@ -173,7 +171,7 @@ def test_a_bundle_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) -
     before = card_digest(tmp_path / "model")
     too_large = {RESTORER_FILE: {"weight": torch.tensor([1e6])}}  # beyond half precision's 65,504
 
-    with pytest.raises(ValueError, match="weight is not finite as torch.float16"):
+    with pytest.raises(ValueError, match=r"weight is not finite as torch\.float16"):
         write_bundle(tmp_path / "model", card(), too_large, {})
 
     assert card_digest(tmp_path / "model") == before

@@ -98,9 +98,7 @@ def test_coarse_noise_is_smooth_and_spares_the_background() -> None:
     background[..., 16:48, 16:48] = False
     assert torch.count_nonzero(added[background]) == 0
     assert float(inside.std()) > 0.1
-    assert (
-        float(inside.diff(dim=-1).abs().max()) < 0.25
-    )  # one cell of 8 pixels spans at most a few deviations
+    assert float(inside.diff(dim=-1).abs().max()) < 0.25  # one cell of 8 pixels spans at most a few deviations
 
 
 @given(LEVELS)

@@ -34,7 +34,7 @@ GRIDS = {
 
 
 def localizer(recipe: str = "cold_restore", **changes: object) -> RecipeLocalizer:
-    """A localizer whose healthy estimate is the local mean: no weights, so its answer can be told beforehand."""
+    """A localizer whose healthy estimate is the local mean: no weights, so its answer is known beforehand."""
     identity = ModelIdentity("Test model", "1", "Nobody", "0" * 64)
     return RecipeLocalizer(
         Bundle(card(**changes), identity, LocalMean(), Bright(), torch.device("cpu")),  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def test_findings_are_where_the_blobs_are_on_any_grid(grid: dict[str, object]) -
     assert [finding.contrast for finding in result.findings] == [Contrast.BRIGHTER, Contrast.DARKER]
     assert [finding.hemisphere for finding in result.findings] == ["left", "right"]
     for finding, blob in zip(result.findings, BLOBS, strict=True):
-        # a tenth of the slice of 5 mm; a ball's voxels add up to its volume, its axis is short of a voxel or so
+        # a tenth of the slice of 5 mm; a ball's voxels add up to its volume, its axis is short by a voxel
         assert np.allclose(finding.centroid_lps, centre + blob.centre_lps, atol=0.5)
         assert finding.volume_mm3 == pytest.approx(4 / 3 * np.pi * blob.radius_mm**3, rel=0.1)
         assert finding.long_axis_mm == pytest.approx(2 * blob.radius_mm, abs=3.0)
@@ -128,9 +128,7 @@ def test_slices_may_be_batched_in_any_way() -> None:
     assert np.allclose(few, many, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "certain"), [("cold_restore", True), ("cold_mean", False), ("cold_steps", False)]
-)
+@pytest.mark.parametrize(("recipe", "certain"), [("cold_restore", True), ("cold_mean", False), ("cold_steps", False)])
 def test_uncertainty_is_given_where_the_network_was_asked_more_than_once(recipe: str, certain: bool) -> None:
     result = localizer(recipe).localize(head(blobs=BLOBS), Context())
 
@@ -152,6 +150,15 @@ def test_provenance_counts_every_evaluation_and_says_where_the_threshold_is_from
     assert provenance.cost.peak_memory_mb > 50
     assert provenance.operating_point.rule == "a test's"
     assert "Spacing was assumed." in provenance.quality
+
+
+def test_where_the_signs_have_different_thresholds_the_rule_says_both() -> None:
+    point = card().operating_point["cold_restore"].model_copy(update={"threshold": {"brighter": 1.5, "darker": 2.0}})
+
+    stated = localizer(operating_point={"cold_restore": point}).localize(head(), Context()).provenance.operating_point
+
+    assert stated.threshold == 1.5
+    assert stated.rule == "a test's Thresholds: brighter 1.5, darker 2."
 
 
 def test_a_context_may_ask_for_another_recipe_of_the_bundle() -> None:
@@ -303,5 +310,5 @@ def test_a_recipe_that_the_bundle_is_not_calibrated_for_is_an_error(tmp_path: Pa
 def test_an_unknown_recipe_is_an_error_that_names_the_known(tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "model")
 
-    with pytest.raises(BundleError, match="no entry points of group fovea.localizers have that name"):
+    with pytest.raises(BundleError, match=r"no entry points of group fovea\.localizers have that name"):
         load_localizer(tmp_path / "model", "no_such_recipe")

@@ -16,9 +16,7 @@ from tests.inference.heads import affine, positions_lps, volume
 
 SHAPE = (14, 20, 18)
 GRIDS = {
-    "oblique and anisotropic": affine(
-        SHAPE, (5.0, 0.8, 1.1), tilt_deg=(20, -15, 33), centre_lps=(12, -7, 40)
-    ),
+    "oblique and anisotropic": affine(SHAPE, (5.0, 0.8, 1.1), tilt_deg=(20, -15, 33), centre_lps=(12, -7, 40)),
     "mirrored": affine(SHAPE, (3.0, 1.0, 1.0), axes="FAR"),
     "sagittal": affine(SHAPE, (1.2, 0.9, 0.9), axes="LPF"),
 }
@@ -65,9 +63,7 @@ def test_extents_are_those_of_the_voxels_corners_along_the_patients_axes(matrix:
     st.sampled_from(sorted(GRIDS)),
     st.sets(st.tuples(st.integers(0, 13), st.integers(0, 19), st.integers(0, 17)), min_size=1, max_size=60),
 )
-def test_the_long_axis_is_the_greatest_distance_of_any_two_voxels(
-    name: str, chosen: set[tuple[int, ...]]
-) -> None:
+def test_the_long_axis_is_the_greatest_distance_of_any_two_voxels(name: str, chosen: set[tuple[int, ...]]) -> None:
     indices = np.array(sorted(chosen))
     places = indices @ GRIDS[name][:3, :3].T
     expected = pdist(places).max() if len(places) > 1 else 0.0
@@ -105,9 +101,7 @@ def test_a_region_of_a_million_voxels_is_measured_within_memory() -> None:
     steps = np.indices(shape) - 63
     indices = np.argwhere((steps**2).sum(axis=0) <= 62**2)
 
-    measured = long_axis_mm(
-        indices, volume(np.zeros(shape, dtype=np.float32), affine(shape, (0.7, 0.7, 0.7)))
-    )
+    measured = long_axis_mm(indices, volume(np.zeros(shape, dtype=np.float32), affine(shape, (0.7, 0.7, 0.7))))
 
     assert len(indices) > 990_000
     assert measured == pytest.approx(124 * 0.7)

@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn's where it has them, and have none of the known faults of published evaluators."""
+"""Metrics equal scikit-learn's where it has them, and lack the known faults of published evaluators."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ def test_dice_at_a_threshold_equals_f1() -> None:
 def test_the_best_pooled_dice_is_the_best_over_all_thresholds() -> None:
     cases = [case(seed) for seed in range(3)]
     scores, truths = (np.concatenate(parts) for parts in zip(*cases, strict=True))
-    exhaustive = max(
-        dice(scores >= threshold, truths) for threshold in np.quantile(scores, np.linspace(0.8, 1, 400))
-    )
+    exhaustive = max(dice(scores >= threshold, truths) for threshold in np.quantile(scores, np.linspace(0.8, 1, 400)))
 
     best = histogram(*cases).best_dice()
 

@@ -41,9 +41,7 @@ def test_every_voxel_keeps_its_place_and_x_and_y_change_sign(tmp_path: Path, aff
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES.keys())
-def test_slices_rise_to_the_head_rows_to_the_back_columns_to_the_left(
-    tmp_path: Path, affine: np.ndarray
-) -> None:
+def test_slices_rise_to_the_head_rows_to_the_back_columns_to_the_left(tmp_path: Path, affine: np.ndarray) -> None:
     volume = volume_from_nifti(written(tmp_path, np.zeros(SHAPE, dtype=np.float32), affine))
 
     slices, rows, columns = volume.unit_vectors()

@@ -32,9 +32,7 @@ SHAPE = (6, 12, 12)
 EVERYWHERE = np.ones(SHAPE, dtype=bool)
 
 
-def point(
-    brighter: float = 2.0, darker: float = 2.0, volume_mm3: float = 0.0, most: int = 9
-) -> OperatingPointCard:
+def point(brighter: float = 2.0, darker: float = 2.0, volume_mm3: float = 0.0, most: int = 9) -> OperatingPointCard:
     """An operating point."""
     return OperatingPointCard(
         threshold={"brighter": brighter, "darker": darker},
@@ -69,9 +67,7 @@ def test_a_raw_score_becomes_minus_log10_of_its_exceedance(sign: Contrast, raw: 
     arrays.arrays(np.float32, st.integers(2, 400), elements=st.floats(-50, 50, width=32)),
     arrays.arrays(np.float32, 30, elements=st.floats(-60, 60, width=32)),
 )
-def test_calibration_is_monotone_and_capped_by_the_size_of_the_reference(
-    reference: np.ndarray, raw: np.ndarray
-) -> None:
+def test_calibration_is_monotone_and_capped_by_the_size_of_the_reference(reference: np.ndarray, raw: np.ndarray) -> None:
     table = calibrate(reference, "drawn")
     check_calibration(table)
 
@@ -149,9 +145,7 @@ def test_corners_connect() -> None:
     raw = np.zeros(SHAPE)
     raw[1, 1, 1] = raw[2, 2, 2] = raw[3, 3, 3] = 3.0
 
-    assert [
-        finding.voxels for finding in Components().assess(grid(raw), EVERYWHERE, RAMP, point()).findings
-    ] == [3]
+    assert [finding.voxels for finding in Components().assess(grid(raw), EVERYWHERE, RAMP, point()).findings] == [3]
 
 
 def test_nothing_outside_the_brain_is_scored() -> None:

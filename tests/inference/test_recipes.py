@@ -64,9 +64,18 @@ def test_the_network_sees_slices_with_brain_only_once_per_level(recipe: Recipe) 
 
     maps = restore(images, brain, recipe, network, SETTING)
 
-    assert sum(seen) == 6 * len(recipe.sampler.levels)
+    asked = 0 if recipe.name == "intensity" else len(recipe.sampler.levels)
+    assert sum(seen) == 6 * asked
     assert maps.raw.shape == images.shape
     assert not maps.raw[[0, -1]].any()
+
+
+def test_the_baseline_scores_the_standardised_intensity_itself() -> None:
+    images, brain = slices()
+
+    maps = restore(images, brain, RECIPES["intensity"], nothing_wrong, SETTING)
+
+    assert np.array_equal(maps.raw[1:-1], images[1:-1])
 
 
 def test_the_default_asks_once_at_severity_one_half() -> None:
@@ -83,7 +92,7 @@ def test_the_multi_step_recipe_ends_with_what_the_network_restores_step_by_step(
 
     maps = restore(images, brain, RECIPES["cold_steps"], halves, SETTING)
 
-    # x_s = x/2 + (s/t) x/2: after t = 1, 0.75, 0.5 the factors are 7/8, 5/6, 3/4; the last estimate halves their product
+    # x_s = x/2 + (s/t) x/2: after t = 1, 0.75, 0.5 the factors are 7/8, 5/6, 3/4; the last answer is half
     expected = images * (7 / 8) * (5 / 6) * (3 / 4) / 2
     assert told == [1.0, 0.75, 0.5, 0.25]
     assert np.allclose(maps.healthy[1:-1], expected[1:-1], atol=1e-6)
@@ -94,7 +103,7 @@ def test_the_ensemble_averages_its_own_noise_away_and_reports_its_spread() -> No
 
     maps = restore(images, brain, RECIPES["coarse_ensemble"], nothing_wrong, SETTING)
 
-    # the network returns what it was shown, so mean and spread of the draws are those of the noise: 0.5 per draw
+    # the network returns what it was shown: mean and spread of the draws are those of the noise, 0.5 each
     assert maps.uncertainty is not None
     assert 0.1 < float(maps.uncertainty[brain].mean()) < 0.6
     assert float(np.abs(maps.raw[brain]).mean()) < 0.5

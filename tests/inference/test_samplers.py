@@ -1,4 +1,4 @@
-"""Samplers: an oracle that knows the clean image must get it back, and every step must leave what the next is told."""
+"""Samplers: an oracle that knows the clean image gets it back, and each step leaves what the next is told."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_ddpm_step_meets_the_posterior_of_ho_et_al(t: float, share: float) -> 
 
 
 def test_inversion_and_decoding_return_the_image() -> None:
-    # pixels drawn from N(0, 1): the best denoiser is the posterior mean alpha x_t, smooth in t, as a trained one
+    # pixels from N(0, 1): the best denoiser is the posterior mean alpha x_t, smooth in t as a trained one
     x = clean_image()
     # on it a step multiplies by the cosine of its angle: N steps over 0.33 lose 0.33^2 / N, here 1e-4
     up = [0.1 * (k / 1000) ** 2 for k in range(1, 1001)]

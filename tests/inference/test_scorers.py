@@ -36,13 +36,21 @@ def test_the_intensity_weight_adds_the_image_itself() -> None:
     assert scored.raw.ravel().tolist() == [3.5, -2.5]
 
 
+def test_the_distance_is_taken_of_each_estimate_before_they_are_aggregated() -> None:
+    def signed_square(x: Tensor, healthy: Tensor) -> Tensor:
+        return (x - healthy) * (x - healthy).abs()
+
+    scored = Residual(distance=signed_square).score(torch.zeros(1, 1, 2, 2), stream([1.0, 3.0]))
+
+    # mean of -1 and -9, not the square of the mean difference of 2
+    assert torch.allclose(scored.raw, torch.full((1, 1, 2, 2), -5.0))
+
+
 def test_one_estimate_has_no_uncertainty() -> None:
     assert Residual().score(torch.zeros(1, 1, 2, 2), stream([1.0])).uncertainty is None
 
 
-@pytest.mark.parametrize(
-    ("aggregate", "healthy"), [(Aggregate.MEAN, 2.0), (Aggregate.LAST, 5.0)], ids=["mean", "last"]
-)
+@pytest.mark.parametrize(("aggregate", "healthy"), [(Aggregate.MEAN, 2.0), (Aggregate.LAST, 5.0)], ids=["mean", "last"])
 def test_the_aggregate_names_the_healthy_estimate(aggregate: Aggregate, healthy: float) -> None:
     scored = Residual(aggregate).score(torch.zeros(1, 1, 2, 2), stream([0.0, 1.0, 5.0]))
 

@@ -118,9 +118,7 @@ def test_a_whole_study_sent_again_corrected_makes_one_revision(database: Databas
         take(database, received(number=number))
     settle(database)
 
-    receipts = {
-        take(database, received(number=n, patient_id="P2", path=path(f"{n}", 2)), seconds=200 + n) for n in range(1, 6)
-    }
+    receipts = {take(database, received(number=n, patient_id="P2", path=path(f"{n}", 2)), seconds=200 + n) for n in range(1, 6)}
 
     assert receipts == {Receipt.CORRECTED}
     with database.read() as session:
@@ -273,7 +271,9 @@ def test_instance_moved_to_another_study_reopens_both(database: Database) -> Non
     take(database, received("1.2.3", 1))
     take(database, received("1.2.3", 2))
     settle(database, "1.2.3")
-    moved = replace(received("1.2.3", 2), study_instance_uid="1.2.4", series_instance_uid="1.2.4.1", digest=digest("m"), path=path("m"))
+    moved = replace(
+        received("1.2.3", 2), study_instance_uid="1.2.4", series_instance_uid="1.2.4.1", digest=digest("m"), path=path("m")
+    )
 
     receipt = take(database, moved)
 
@@ -287,7 +287,9 @@ def test_instance_moved_to_another_study_reopens_both(database: Database) -> Non
 def test_instance_moved_to_a_study_of_another_patient_is_held(database: Database) -> None:
     take(database, received("1.2.3", 1))
     take(database, received("1.2.4", 1, patient_id="P2"))
-    moved = replace(received("1.2.3", 1), study_instance_uid="1.2.4", series_instance_uid="1.2.4.1", digest=digest("m"), path=path("m"))
+    moved = replace(
+        received("1.2.3", 1), study_instance_uid="1.2.4", series_instance_uid="1.2.4.1", digest=digest("m"), path=path("m")
+    )
 
     receipt = take(database, moved)
 
@@ -333,9 +335,7 @@ def test_discarded_study_gives_up_its_files_and_keeps_its_rows(database: Databas
 
 def test_association_tells_what_it_brought(database: Database) -> None:
     with database.write() as session:
-        number = reception.open_association(
-            session, calling="PACS", called="FOVEA", address="127.0.0.1", listener="one", at=at()
-        )
+        number = reception.open_association(session, calling="PACS", called="FOVEA", address="127.0.0.1", listener="one", at=at())
         for one in (received("1.2.3", 1), received("1.2.3", 2), received("1.2.4", 1)):
             reception.record(session, number, one, peer="PACS", at=at())
 

@@ -1,0 +1,30 @@
+"""Bringing a mask back to the grid of the series it was found in, without touching a voxel's value.
+
+Results are encoded on the source grid: a mask on any other grid passes every validator and is shown by no viewer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from highdicom import Volume
+from numpy.typing import NDArray
+
+from dicom_node.series import SeriesVolume
+
+
+class MisplacedMask(Exception):  # noqa: N818  named like UnsuitableSeries
+    """Raised when a mask would not lie on the slices it was drawn on: a bug, never sent."""
+
+
+def on_source_grid(labels: Volume, series: SeriesVolume) -> NDArray[np.uint16]:
+    """labels[slice, row, column] on the grid of the series, flipped and turned back if need be, never resampled.
+
+    Raises MisplacedMask where that is impossible.
+    """
+    try:
+        matched = labels.match_geometry(series.volume, tol=1e-3)
+    except RuntimeError as error:
+        raise MisplacedMask(f"the mask does not lie on the grid of the series: {error}") from error
+    if matched.array.shape != series.volume.array.shape or int(matched.array.sum()) != int(labels.array.sum()):
+        raise MisplacedMask(f"the mask of shape {labels.shape} does not fit the series of {series.volume.shape}")
+    return np.asarray(matched.array, dtype=np.uint16)

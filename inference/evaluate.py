@@ -1,0 +1,199 @@
+"""How well a bundle does on studies with marked lesions, always beside plain image intensity inside the same brain mask.
+
+Voxels outside the predicted brain score lowest, so a mask that loses a lesion pays for it. Confidence intervals resample
+patients. The command is `python -m inference.evaluate --bundle FOLDER --data FOLDER --set lgg --split held-out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from inference.data import Lgg, NiftiFolder, Study, is_development, nichart, open_ms
+from inference.localizer import Context, RecipeLocalizer, load_localizer
+from inference.metrics import LesionCount, ScoreHistogram, count_lesions
+from inference.preprocess import BRIGHTEST, UNIT, brain_median, standardise
+
+log = structlog.get_logger()
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+RANGE = (-25.0, 25.0)
+"""Scores are binned over this range of standardised units; what lies outside the brain gets the lowest bin."""
+FAR_MM = 5.0
+"""A finding farther than this from any marked lesion counts as false."""
+METHODS = ("model", "score", "intensity", "equalised")
+"""Raw map (positive where brighter than healthy), delivered score, and the two baselines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One study, measured."""
+
+    patient: str
+    histograms: dict[str, ScoreHistogram]
+    lesions: LesionCount
+    found_voxels: int
+    """Voxels in findings, in marked lesions, and in both, for the Dice at the fixed threshold."""
+    marked_voxels: int
+    shared_voxels: int
+    lost_by_mask: float
+    """Fraction of marked voxels outside the predicted brain; NaN where nothing is marked."""
+    seconds: float
+    slices: int
+
+    @property
+    def dice(self) -> float:
+        """Dice of all findings with all marked voxels; NaN where nothing is marked."""
+        if not self.marked_voxels:
+            return float("nan")
+        return 2 * self.shared_voxels / (self.found_voxels + self.marked_voxels)
+
+
+def assess(localizer: RecipeLocalizer, study: Study) -> Case:
+    """One study localized and compared with what is marked in it."""
+    started = time.perf_counter()
+    result = localizer.localize(study.volume, Context())
+    seconds = time.perf_counter() - started
+    image = np.asarray(study.volume.array, dtype=np.float32)
+    truth = np.zeros(image.shape, dtype=np.bool_) if study.lesion is None else study.lesion
+    brain = result.brain.array > 0
+    smooth = localizer.recipe.postprocessor.smooth(result.raw.array)
+    maps = {"model": smooth, "score": result.score.array, **intensity_maps(image, brain)}
+    histograms = {name: _histogram(maps[name], truth, brain) for name in METHODS}
+    found = result.labels.array > 0
+    spacing = study.volume.spacing
+    return Case(
+        patient=study.patient,
+        histograms=histograms,
+        lesions=count_lesions(found, truth, (spacing[0], spacing[1], spacing[2]), 0.0, FAR_MM),
+        found_voxels=int(found.sum()),
+        marked_voxels=int(truth.sum()),
+        shared_voxels=int((found & truth).sum()),
+        lost_by_mask=float((truth & ~brain).sum() / truth.sum()) if truth.any() else float("nan"),
+        seconds=seconds,
+        slices=image.shape[0],
+    )
+
+
+def intensity_maps(image: FloatArray, brain: BoolArray) -> dict[str, FloatArray]:
+    """The baselines: intensity in standardised units, and its rank inside the brain stretched over the same range."""
+    standard = standardise(image, brain, brain_median(image, brain))
+    equalised = np.full(image.shape, -UNIT, dtype=np.float32)
+    values = image[brain]
+    ranks = np.searchsorted(np.sort(values), values, side="right") / max(1, values.size)
+    equalised[brain] = ranks * BRIGHTEST
+    return {"intensity": standard, "equalised": equalised}
+
+
+def _histogram(values: FloatArray, truth: BoolArray, brain: BoolArray) -> ScoreHistogram:
+    histogram = ScoreHistogram(*RANGE)
+    histogram.add(np.where(brain, values, np.float32(RANGE[0])), truth)
+    return histogram
+
+
+def pooled(cases: Sequence[Case], method: str) -> ScoreHistogram:
+    """All voxels of all cases under one method."""
+    total = ScoreHistogram(*RANGE)
+    for case in cases:
+        total.merge(case.histograms[method])
+    return total
+
+
+def pooled_dice(cases: Sequence[Case]) -> float:
+    """Dice at the bundle's own operating point over all voxels of all cases."""
+    shared = sum(case.shared_voxels for case in cases)
+    total = sum(case.found_voxels + case.marked_voxels for case in cases)
+    return 2 * shared / total if total else float("nan")
+
+
+def interval(
+    cases: Sequence[Case], statistic: Callable[[Sequence[Case]], float], seed: int = 0, draws: int = 200
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic when patients are drawn again with replacement."""
+    rng = np.random.default_rng(seed)
+    values = [statistic([cases[k] for k in rng.integers(0, len(cases), len(cases))]) for _ in range(draws)]
+    low, high = np.nanpercentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def summarise(cases: Sequence[Case], draws: int = 200) -> dict[str, float | int | list[float]]:
+    """The figures of one set, by name; intervals are over patients."""
+    found: dict[str, float | int | list[float]] = {"patients": len(cases), "slices": sum(case.slices for case in cases)}
+    for method in METHODS:
+        total = pooled(cases, method)
+        best = total.best_dice()
+        found[f"{method}_ap"] = total.average_precision()
+        found[f"{method}_best_dice"] = best.dice
+        found[f"{method}_best_threshold"] = best.threshold
+    if len(cases) > 2 and draws:
+        found["model_ap_interval"] = list(interval(cases, _precision, draws=draws))
+        found["gain_over_intensity_interval"] = list(interval(cases, _gain, draws=draws))
+        found["dice_interval"] = list(interval(cases, pooled_dice, draws=draws))
+    found["dice_at_operating_point"] = pooled_dice(cases)
+    found["mean_dice_at_operating_point"] = float(np.nanmean([case.dice for case in cases]))
+    lesions = sum(case.lesions.lesions for case in cases)
+    found["lesions"] = lesions
+    found["lesions_hit"] = sum(case.lesions.hit for case in cases)
+    found["false_findings_per_head"] = float(np.mean([case.lesions.false_findings for case in cases]))
+    found["median_false_findings"] = float(np.median([case.lesions.false_findings for case in cases]))
+    found["marked_lost_by_mask"] = float(np.nanmean([case.lost_by_mask for case in cases]))
+    found["seconds_per_head"] = float(np.mean([case.seconds for case in cases]))
+    return found
+
+
+def _precision(cases: Sequence[Case]) -> float:
+    return pooled(cases, "model").average_precision()
+
+
+def _gain(cases: Sequence[Case]) -> float:
+    return _precision(cases) - pooled(cases, "intensity").average_precision()
+
+
+SETS: dict[str, Callable[[Path], Lgg | NiftiFolder]] = {
+    "lgg": lambda data: Lgg(data / "lgg_flair"),
+    "wmh": lambda data: nichart(data / "nichart_wmh"),
+    "ms": lambda data: open_ms(data / "open_ms"),
+}
+
+
+def chosen(studies: Iterable[Study], split: str) -> Iterator[Study]:
+    """The studies of `development` patients, of `held-out` ones, or `all`."""
+    for study in studies:
+        if split == "all" or is_development(study.patient) == (split == "development"):
+            yield study
+
+
+def main() -> None:
+    """The command line; prints the figures as JSON."""
+    parser = argparse.ArgumentParser(description="measure a bundle on studies with marked lesions")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", choices=sorted(SETS), required=True)
+    parser.add_argument("--split", choices=["development", "held-out", "all"], default="held-out")
+    parser.add_argument("--recipe")
+    parser.add_argument("--limit", type=int, help="no more than this many studies")
+    wanted = parser.parse_args()
+    localizer = load_localizer(wanted.bundle, wanted.recipe)
+    if not isinstance(localizer, RecipeLocalizer):
+        parser.error("only the recipes of this package can be measured")
+    cases = []
+    for study in chosen(SETS[wanted.set](wanted.data).studies(), wanted.split):
+        cases.append(assess(localizer, study))
+        log.info("measured", patient=study.patient, dice=round(cases[-1].dice, 3), s=round(cases[-1].seconds, 1))
+        if wanted.limit and len(cases) >= wanted.limit:
+            break
+    print(json.dumps(summarise(cases), indent=1))
+
+
+if __name__ == "__main__":
+    main()

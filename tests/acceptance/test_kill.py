@@ -1,0 +1,165 @@
+"""kill -9 at twenty random instants while a study of 300 images is received, analysed and delivered: nothing lost, nothing twice.
+
+The PACS is down while the study comes in and is analysed. The sender behaves as modalities do: what was not acknowledged it sends
+again. Half of the kills hit the whole process group, half the supervisor alone, whose roles must then die by themselves.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+
+from storage.read_models import JobStory
+from storage.states import DeliveryState, JobState, StudyState
+from tests import data, studies
+from tests.node import Node, RuleText, Target, is_delivered, running
+from tests.peers import Orthanc, Sender
+from tests.studies import T1, T2, Plan
+from tests.waiting import wait_until
+
+SEED = 20251122
+KILLS_WHILE_RECEIVING = 10
+KILLS_WHILE_ANALYSING = 7
+KILLS_WHILE_DELIVERING = 3
+QUIET_S = 8.0
+"""Longer than the node and the sender need to find each other again, so that the study is received as one."""
+IMAGES = 300
+PACE_S = 0.015
+"""A scanner's pace, so that the kills fall into the transfer and not after it."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(540)]
+
+
+@dataclass(slots=True)
+class Reaper:
+    """Kills and restarts the node at random instants."""
+
+    node: Node
+    chance: random.Random
+    kills: int = 0
+
+    def strike(self, longest_s: float) -> None:
+        """Wait a random time up to the longest, kill, start again."""
+        threading.Event().wait(self.chance.uniform(0.0, longest_s))
+        if self.chance.random() < 0.5:
+            self.node.kill_group()
+        else:
+            self.node.kill_supervisor()
+        self.kills += 1
+        self.node.start()
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[Orthanc]:
+    """An Orthanc that is not started yet."""
+    made = Orthanc(tmp_path / "pacs")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def node(tmp_path: Path, pacs: Orthanc) -> Iterator[Node]:
+    """A node of its own, started."""
+    made = Node(
+        tmp_path / "node",
+        targets=[Target("pacs", pacs.ae_title, pacs.port)],
+        rules=[RuleText("brain", ("pacs",))],
+        settle_after_s=QUIET_S,
+    )
+    with running(made):
+        yield made
+
+
+@pytest.mark.feature("R6")
+def test_twenty_kills_lose_nothing_and_deliver_exactly_one_result_set(node: Node, pacs: Orthanc) -> None:
+    datasets = _study()
+    uid = str(datasets[0].StudyInstanceUID)
+    sender = Sender(node.port, pace_s=PACE_S)
+    reaper = Reaper(node, random.Random(SEED))
+
+    _receive_under_fire(node, sender, reaper, datasets)
+    _analyse_under_fire(node, reaper, uid)
+    pacs.start()
+    for _ in range(KILLS_WHILE_DELIVERING):
+        reaper.strike(1.5)
+    job = node.await_delivered(uid)
+
+    assert reaper.kills == KILLS_WHILE_RECEIVING + KILLS_WHILE_ANALYSING + KILLS_WHILE_DELIVERING == 20
+    _assert_all_kept(node, datasets, sender.acknowledged)
+    _assert_one_result_set(node, pacs, uid, job)
+    assert node.fovea("audit", "verify").returncode == 0
+
+
+def _receive_under_fire(node: Node, sender: Sender, reaper: Reaper, datasets: list[Dataset]) -> None:
+    """Send and send again what is not acknowledged, while the reaper strikes; then the rest in peace."""
+    with ThreadPoolExecutor(1) as pool:
+        strikes = pool.submit(_strike_on_reception, node, reaper)
+        while not strikes.done():
+            sender.send(datasets)
+        strikes.result()
+    node.await_echo()
+    wait_until("everything is acknowledged", lambda: sender.send(datasets), 60)
+    assert sender.refused == {}
+    assert len(sender.acknowledged) == len(datasets)
+
+
+def _strike_on_reception(node: Node, reaper: Reaper) -> None:
+    for _ in range(KILLS_WHILE_RECEIVING):
+        node.await_echo()
+        reaper.strike(1.0)
+
+
+def _analyse_under_fire(node: Node, reaper: Reaper, uid: str) -> None:
+    """Strike while the study settles and is analysed; the results must be made, and nowhere to go."""
+    wait_until("the study is settled", lambda: node.told(uid).study.state is StudyState.SETTLED, 60)
+    for _ in range(KILLS_WHILE_ANALYSING):
+        reaper.strike(9.0)
+
+    def waits_for_the_pacs() -> bool:
+        jobs = node.told(uid).jobs
+        ended = bool(jobs) and jobs[0].row.state is JobState.COMPLETED
+        return ended and all(one.attempt >= 1 and one.state is DeliveryState.PENDING for one in jobs[0].deliveries)
+
+    wait_until("the results wait for the PACS", waits_for_the_pacs, 120)
+
+
+def _study() -> list[Dataset]:
+    """A FLAIR of a real patient, and small T1 and T2 series that make it 300 images."""
+    plan = Plan(study="under fire", accession_number="FIRE1", patient=studies.Patient("FIRE-1"))
+    flair = data.patient_series(data.patient_names()[0], plan)
+    small = replace(plan, rows=64, columns=64, pixel_spacing_mm=(3.75, 3.75), gap_mm=1.0, thickness_mm=1.0)
+    rest = IMAGES - len(flair)
+    t1 = studies.series(replace(small, kind=T1, series_number=4, slices=rest // 2))
+    t2 = studies.series(replace(small, kind=T2, series_number=5, slices=rest - rest // 2))
+    datasets = [*flair, *t1, *t2]
+    random.Random(SEED).shuffle(datasets)
+    assert len(datasets) == IMAGES
+    return datasets
+
+
+def _assert_all_kept(node: Node, datasets: list[Dataset], acknowledged: set[str]) -> None:
+    kept = node.kept(str(datasets[0].StudyInstanceUID))
+    assert set(kept) == acknowledged
+    for dataset in datasets:
+        read = dcmread(kept[str(dataset.SOPInstanceUID)])
+        assert np.array_equal(read.pixel_array, np.frombuffer(dataset.PixelData, "<u2").reshape(read.Rows, read.Columns))
+
+
+def _assert_one_result_set(node: Node, pacs: Orthanc, uid: str, job: JobStory) -> None:
+    story = node.told(uid)
+    segmentations, reports = pacs.results(uid)
+    assert story.study.revision == 1
+    assert [one.row.id for one in story.jobs] == [job.row.id]
+    assert is_delivered(job)
+    assert len(reports) == 1
+    assert len(segmentations) == (1 if job.row.findings else 0)
+    at_the_pacs = {str(one.SOPInstanceUID) for one in [*segmentations, *reports]}
+    assert at_the_pacs == {one.sop_instance_uid for one in job.results}

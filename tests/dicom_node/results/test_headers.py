@@ -1,0 +1,269 @@
+"""Real headers, as bad as they come: each must give results that carry the patient's identity unchanged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
+from pydicom.dataelem import DataElement
+from pydicom.sequence import Sequence
+
+from dicom_node.outcome import OutputOptions
+from dicom_node.results.encode import encode
+from dicom_node.results.headers import content_moment, sanitise
+from dicom_node.results.identity import identity_of
+from dicom_node.series import read_series
+from tests.dicom_node.results.builders import SeriesPlan, account_of, localization_of, two_masks, write
+from tests.dicom_node.results.tools import complaints
+
+Edit = Callable[[Dataset], None]
+
+
+@dataclass(frozen=True)
+class Pathology:
+    """What is wrong with the header, and what the result must hold; attributes not named must be as in the source."""
+
+    edit: Edit
+    becomes: tuple[tuple[str, str], ...] = ()
+    complaint: str = ""
+    """The attribute that the validator rightly finds fault with, because an identity is copied verbatim."""
+
+
+def put(**values: object) -> Edit:
+    def edit(dataset: Dataset) -> None:
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+
+    return edit
+
+
+def drop(*keywords: str) -> Edit:
+    def edit(dataset: Dataset) -> None:
+        for keyword in keywords:
+            if keyword in dataset:
+                delattr(dataset, keyword)
+
+    return edit
+
+
+def named(name: str, character_set: object) -> Edit:
+    """The name as the character set spells it."""
+    return put(SpecificCharacterSet=character_set, PatientName=name, ReferringPhysicianName="", StudyDescription="MR")
+
+
+def named_in_bytes(name: bytes, character_set: object) -> Edit:
+    """The name as bytes, whatever the character set says."""
+
+    def edit(dataset: Dataset) -> None:
+        if character_set is None:
+            del dataset.SpecificCharacterSet
+        else:
+            dataset.SpecificCharacterSet = character_set
+        dataset["PatientName"] = DataElement(0x00100010, "PN", name)
+        dataset.StudyDescription = "MR"
+
+    return edit
+
+
+def with_private(dataset: Dataset) -> None:
+    block = dataset.private_block(0x0011, "ACME SECRET", create=True)
+    block.add_new(0x01, "LO", "Smith^Hidden")
+    block.add_new(0x02, "OB", b"\1" * 4096)
+
+
+def with_issuer(dataset: Dataset) -> None:
+    item = Dataset()
+    item.LocalNamespaceEntityID = "HOSP"
+    block = item.private_block(0x0011, "ACME SECRET", create=True)
+    block.add_new(0x01, "LO", "Smith^Hidden")
+    dataset.IssuerOfAccessionNumberSequence = Sequence([item])
+
+
+def with_other_ids(dataset: Dataset) -> None:
+    item = Dataset()
+    item.PatientID, item.IssuerOfPatientID, item.TypeOfPatientID = "OLD-1", "OTHER", "TEXT"
+    dataset.OtherPatientIDsSequence = Sequence([item])
+
+
+JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+PATHOLOGIES = {
+    "UTF-8 kanji": Pathology(named(JAPANESE, "ISO_IR 192")),
+    "kanji by code extension, first set empty": Pathology(named(JAPANESE, ["", "ISO 2022 IR 87"])),
+    "kanji by code extension, first set named": Pathology(named(JAPANESE, ["ISO 2022 IR 6", "ISO 2022 IR 87"])),
+    "half-width katakana and kanji": Pathology(named("ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", ["ISO 2022 IR 13", "ISO 2022 IR 87"])),
+    "wrong but real: ISO_IR 13 with extension": Pathology(named("ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", ["ISO_IR 13", "ISO 2022 IR 87"])),
+    "Korean by code extension": Pathology(named("Hong^Gildong=洪^吉洞=홍^길동", ["", "ISO 2022 IR 149"])),
+    "Chinese GB18030": Pathology(named("Wang^XiaoDong=王^小东", "GB18030")),
+    "Chinese GBK": Pathology(named("Wang^XiaoDong=王^小东", "GBK")),
+    "Latin-1": Pathology(named("Müller^Jürgen", "ISO_IR 100")),
+    "Latin-2": Pathology(named("Dvořák^Antonín", "ISO_IR 101")),
+    "Cyrillic": Pathology(named("Люкceмбypг", "ISO_IR 144")),
+    "Arabic": Pathology(named("قباني^لنزار", "ISO_IR 127")),
+    "Greek": Pathology(named("Διονυσιος", "ISO_IR 126")),
+    "Hebrew": Pathology(named("שרון^דבורה", "ISO_IR 138")),
+    "Turkish": Pathology(named("Çavuşoğlu", "ISO_IR 148")),
+    "Thai": Pathology(named("นามสกุล^ชื่อ", "ISO_IR 166")),
+    "no character set": Pathology(named_in_bytes(b"Smith^John", None)),
+    "empty character set": Pathology(named_in_bytes(b"Smith^John", "")),
+    "Latin-1 bytes without a character set": Pathology(
+        named_in_bytes("Müller".encode("latin-1"), None), (("PatientName", "Müller"),)
+    ),
+    "unknown character set": Pathology(named_in_bytes(b"Smith^John", "ISO_IR 999")),
+    "Study Time of one digit": Pathology(put(StudyTime="1"), (("StudyTime", ""),)),
+    "Study Time with colons": Pathology(put(StudyTime="10:15:00"), (("StudyTime", ""),)),
+    "Study Date with dots": Pathology(put(StudyDate="2026.03.04"), (("StudyDate", ""),)),
+    "birth date is a year": Pathology(put(PatientBirthDate="1960"), (("PatientBirthDate", ""),)),
+    "birth date does not exist": Pathology(put(PatientBirthDate="19610229"), (("PatientBirthDate", ""),)),
+    "sex X": Pathology(put(PatientSex="X"), (("PatientSex", ""),)),
+    "sex in lower case": Pathology(put(PatientSex="m"), (("PatientSex", "M"),)),
+    "no Study Time": Pathology(drop("StudyTime")),
+    "no Study Date": Pathology(drop("StudyDate", "StudyTime")),
+    "no Study ID": Pathology(drop("StudyID")),
+    "no name, birth date or sex": Pathology(drop("PatientName", "PatientBirthDate", "PatientSex")),
+    "no Patient ID": Pathology(drop("PatientID", "IssuerOfPatientID")),
+    "no Accession Number": Pathology(drop("AccessionNumber")),
+    "no Referring Physician's Name": Pathology(drop("ReferringPhysicianName")),
+    "Accession Number of 23 characters": Pathology(
+        put(AccessionNumber="A" * 23), complaint="Accession Number"
+    ),
+    "Patient ID with leading space and leading zeros": Pathology(put(PatientID=" 000123")),
+    "Patient ID with a star": Pathology(put(PatientID="*7*")),
+    "Patient Age without unit": Pathology(put(PatientAge="66"), complaint="Patient's Age"),
+    "Patient Age empty": Pathology(put(PatientAge="")),
+    "name with five carets": Pathology(put(PatientName="A^B^C^D^E^F"), complaint="Patient's Name"),
+    "name of 90 characters": Pathology(put(PatientName="N" * 90), complaint="Patient's Name"),
+    "no Slice Thickness": Pathology(drop("SliceThickness")),
+    "no Position Reference Indicator": Pathology(drop("PositionReferenceIndicator")),
+    "no Manufacturer": Pathology(drop("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "InstitutionName")),
+    "no Body Part Examined": Pathology(drop("BodyPartExamined")),
+    "no Series Number and no Instance Number": Pathology(drop("SeriesNumber", "InstanceNumber")),
+    "private elements": Pathology(with_private),
+    "issuer of Accession Number, private within": Pathology(with_issuer),
+    "other patient identifiers": Pathology(with_other_ids),
+    "Series Description of 80 characters": Pathology(put(SeriesDescription="S" * 80)),
+    "station in time zone +0900": Pathology(put(TimezoneOffsetFromUTC="+0900")),
+    "Software Versions of three values": Pathology(put(SoftwareVersions=["a", "b", "c"])),
+    "Study Instance UID with leading zero": Pathology(
+        put(StudyInstanceUID="1.2.03.4"), complaint="Study Instance UID"
+    ),
+}
+DEMOGRAPHIC_WARNINGS = (
+    "needed to build DICOMDIR",  # an empty or absent Study Date, Time, ID or Patient ID, as in the source
+    "Retired Person Name form",  # a name without a caret, as in the source
+)
+INVALID_VALUES = "Error - Dicom dataset contains invalid data values for Value Representations"
+"""What the validator says in sum after it named the attribute."""
+IDENTITY = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientWeight",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "StudyDescription",
+    "ReferringPhysicianName",
+)  # fmt: skip
+
+
+@pytest.mark.feature("E10")
+@pytest.mark.parametrize("pathology", list(PATHOLOGIES.values()), ids=list(PATHOLOGIES))
+def test_the_results_of_a_bad_header_carry_the_patient_unchanged(pathology: Pathology, tmp_path: Path) -> None:
+    plan = SeriesPlan(shape=(6, 32, 32), edit=lambda dataset, _: pathology.edit(dataset))
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' own words about the bad header that is written here
+        files = write(plan, tmp_path / "source")
+        source = _identity(dcmread(files[0])) | dict(pathology.becomes)
+    series = read_series(files)
+    account = account_of(series, localization_of(series.volume, two_masks(series.volume.spatial_shape)))
+
+    objects = encode(account, identity_of(account))
+
+    assert [one.kind for one in objects] == ["SEG", "SR"]
+    for one in objects:
+        assert _identity(dcmread(BytesIO(one.data))) == source
+        assert dcmread(BytesIO(one.data)).SpecificCharacterSet == "ISO_IR 192"
+        assert b"Hidden" not in one.data
+        path = tmp_path / f"{one.kind}.dcm"
+        path.write_bytes(one.data)
+        said = [line for line in complaints(path) if not any(known in line for known in DEMOGRAPHIC_WARNINGS)]
+        assert all(pathology.complaint and (pathology.complaint in line or line == INVALID_VALUES) for line in said), said
+
+
+def _identity(dataset: Dataset) -> dict[str, str]:
+    with warnings.catch_warnings(), disable_value_validation():
+        warnings.simplefilter("ignore")
+        return {keyword: str(dataset.get(keyword) or "") for keyword in IDENTITY}
+
+
+def test_a_number_that_is_none_is_left_out(tmp_path: Path) -> None:
+    files = write(SeriesPlan(shape=(6, 32, 32)), tmp_path / "source")
+    for file in files:
+        file.write_bytes(file.read_bytes().replace(b"DS\4\x0071.5", b"DS\4\0heav"))
+    series = read_series(files)
+    account = account_of(series, localization_of(series.volume, two_masks(series.volume.spatial_shape)))
+
+    for one in encode(account, identity_of(account)):
+        assert "PatientWeight" not in dcmread(BytesIO(one.data))
+        assert b"heav" not in one.data
+
+
+@pytest.mark.feature("E10")
+@pytest.mark.parametrize(
+    ("name", "wanted", "written"),
+    [
+        ("Müller^Jürgen", "ISO_IR 100", "ISO_IR 100"),
+        ("Müller^Jürgen", "ISO_IR 192", "ISO_IR 192"),
+        (JAPANESE, "ISO_IR 100", "ISO_IR 192"),
+    ],
+    ids=["fits Latin-1", "UTF-8", "does not fit: identity comes before the setting"],
+)
+def test_the_character_set_is_a_setting_that_never_costs_a_name(
+    name: str, wanted: str, written: str, tmp_path: Path
+) -> None:
+    series = read_series(write(SeriesPlan(shape=(6, 32, 32), attributes={"PatientName": name}), tmp_path))
+    account = account_of(
+        series,
+        localization_of(series.volume, two_masks(series.volume.spatial_shape)),
+        output=OutputOptions(character_set=wanted),
+    )
+
+    for one in encode(account, identity_of(account)):
+        made = dcmread(BytesIO(one.data))
+        assert made.SpecificCharacterSet == written
+        assert str(made.PatientName) == name
+
+
+def test_sanitising_leaves_the_source_as_it_was(tmp_path: Path) -> None:
+    plan = SeriesPlan(shape=(2, 16, 16), edit=lambda dataset, _: put(PatientSex="X", StudyTime="1")(dataset))
+    with disable_value_validation():
+        header = dcmread(write(plan, tmp_path)[0], stop_before_pixels=True)
+
+        sanitise(header, "ISO_IR 192")
+
+        assert (header.PatientSex, header.StudyTime) == ("X", "1")
+
+
+@pytest.mark.parametrize(
+    ("started_at", "attributes", "expected"),
+    [
+        ("2026-03-04T23:30:00+00:00", {"TimezoneOffsetFromUTC": "+0900"}, "2026-03-05T08:30:00+09:00"),
+        ("2026-03-04T23:30:00+00:00", {"TimezoneOffsetFromUTC": "-0330"}, "2026-03-04T20:00:00-03:30"),
+        ("", {"ContentDate": "20260305", "ContentTime": "0102"}, "2026-03-05T01:02:00"),
+        ("", {"ContentDate": "20260305", "ContentTime": "235960"}, "2026-03-05T23:59:59"),
+        ("", {"ContentDate": "5.3.2026", "ContentTime": "0102"}, "2026-03-04T04:12:30"),
+    ],
+    ids=["Tokyo", "Newfoundland", "no start: newest header moment", "leap second", "unusable content date"],
+)
+def test_the_content_moment_is_the_start_of_the_analysis_in_the_sources_time_zone(
+    started_at: str, attributes: dict[str, object], expected: str, tmp_path: Path
+) -> None:
+    plan = SeriesPlan(shape=(2, 16, 16), attributes=attributes)
+    header = sanitise(dcmread(write(plan, tmp_path)[0]), "ISO_IR 192")
+
+    assert content_moment(started_at, [header]).isoformat() == expected
+
+
+def test_no_start_and_no_date_anywhere_is_an_error() -> None:
+    with pytest.raises(ValueError, match="does not say when"):
+        content_moment("", [sanitise(Dataset(), "ISO_IR 192")])
