@@ -152,6 +152,17 @@ def _role(name: str, config: Path | None, start: Callable[[Any], Callable[[], No
         note_stop(site, name)
 
 
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="end after the results are shown instead of staying up")] = False,
+    folder: Annotated[Path, typer.Option(help="where the node's and the simulated PACS's files go")] = Path("var/demo"),
+) -> None:
+    """A node, its web page and a simulated PACS on this machine, and a synthetic head sent through the wire."""
+    from dicom_node.demo import run_demo
+
+    run_demo(once=once, folder=folder)
+
+
 # ------------------------------------------------------------------------------------------------- looking
 
 

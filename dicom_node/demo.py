@@ -49,7 +49,7 @@ settle_after_s = 3.0
 name = "brain-flair"
 
 [[rules]]
-name = "brain FLAIR"
+name = "brain-flair"
 model = "brain-flair"
 modality = ["MR"]
 destinations = ["pacs"]
@@ -75,7 +75,7 @@ def run_demo(*, once: bool, folder: Path) -> None:
     node_port, web_port = free_port(), free_port()
     config = folder / "fovea.toml"
     text = CONFIGURATION.format(node_port=node_port, pacs_port=pacs_port, web_port=web_port, folder=folder.resolve())
-    config.write_text(text.replace('"brain FLAIR"', '"brain-flair"'), encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
     log = (folder / "node.log").open("wb")
     node = subprocess.Popen([sys.executable, "-m", "dicom_node.cli", "serve", "--config", str(config)], stdout=log, stderr=log)
     try:
@@ -181,7 +181,8 @@ def _audit(console: Console, config: Path) -> None:
 def _web(console: Console, web_port: int, folder: Path) -> None:
     token = (folder / "web.token").read_text(encoding="ascii").strip()
     address = f"http://127.0.0.1:{web_port}/?token={token}"
-    with urllib.request.urlopen(address, timeout=10) as answer:  # our own page on loopback
+    request = urllib.request.Request(f"http://127.0.0.1:{web_port}/", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
         if answer.status != 200:
             raise CommandError(f"the web page answers {answer.status}", 1)
     console.print(f"web page: {address}")

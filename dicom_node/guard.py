@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.transport import AssociationSocket
 
 HEADER_BYTES = 6
@@ -23,6 +25,7 @@ ASSOCIATE_BYTES = 1024 * 1024
 WAIT_FOR_DATA_S = 0.003
 """How long one look for data may block: short enough for what waits to be sent, long enough to be woken by the data itself."""
 SERVICE_PROVIDER, UNRECOGNIZED_PDU, INVALID_PDU_PARAMETER = 2, 1, 6  # PS3.8 9.3.8
+NO_ASSOCIATION = ("Sta1", "Sta2", "Sta13")
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux only
 
 
@@ -86,6 +89,14 @@ class GuardedSocket(AssociationSocket):
         self.send(struct.pack(">BxIxxBB", 0x07, 4, SERVICE_PROVIDER, reason))
         raise ConnectionAbortedError(text)
 
+    def refuse(self, reason: int) -> None:
+        """Send an A-ABORT of the service provider and shut the connection."""
+        with suppress(ConnectionAbortedError):
+            self._abort(reason, "")
+        if self.socket is not None:
+            with suppress(OSError):  # closed already
+                self.socket.shutdown(socket.SHUT_RDWR)
+
     def send(self, bytestream: bytes) -> None:
         """Send all bytes; the peer has as long to take them as it has to send a PDU."""
         if self.socket is not None:
@@ -110,6 +121,26 @@ class GuardedSocket(AssociationSocket):
                 return buffer[:received]
             received += size
         return buffer
+
+
+class GuardedStateMachine(StateMachine):
+    """pynetdicom's upper layer state machine, which ends the association where the library stumbles over what a peer sent.
+
+    Without it an exception ends the network thread alone: the peer is never answered and the connection never closed.
+    """
+
+    def do_action(self, event: str) -> None:
+        """Do what PS3.8 table 9-10 says; on an exception abort (provider, invalid PDU parameter) and close."""
+        try:
+            super().do_action(event)
+        except Exception:  # the loop's rim: whatever a peer's bytes lead to in the library
+            connection = self.dul.socket
+            if isinstance(connection, GuardedSocket):
+                connection.refuse(INVALID_PDU_PARAMETER)
+            if self.current_state not in NO_ASSOCIATION:  # before, the user waits for a request and for nothing else
+                self.dul.to_user_queue.put(A_P_ABORT())
+            self.current_state = "Sta1"
+            self.dul.kill_dul()
 
 
 class PendingConnections:

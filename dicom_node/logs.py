@@ -48,9 +48,7 @@ def configure(*, json: bool | None = None, level: str = "INFO", stream: IO[str] 
     )
     handler = logging.StreamHandler(target)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_common(), processors=_last(json=as_json, colors=target.isatty())
-        )
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_common(), processors=_last(json=as_json, colors=target.isatty()))
     )
     root = logging.getLogger()
     root.handlers = [handler]
@@ -83,9 +81,7 @@ def _last(*, json: bool, colors: bool) -> list[Processor]:
     """Tracebacks become text before patients are removed, so they are cleaned too; locals are not shown."""
     first: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.ExceptionRenderer(
-            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        )
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
         if json
         else structlog.processors.format_exc_info,
         remove_patients,

@@ -58,27 +58,21 @@ class ListenerMetrics:
             ["outcome"],
             registry=self.registry,
         )
-        self._open = Gauge(
-            "fovea_listener_open_associations", "Associations open now", registry=self.registry
-        )
+        self._open = Gauge("fovea_listener_open_associations", "Associations open now", registry=self.registry)
         self._answers = Counter(
             "fovea_listener_answers",
             "C-STORE requests by status answered",
             ["status"],
             registry=self.registry,
         )
-        self._bytes = Counter(
-            "fovea_listener_received_bytes", "Bytes received and kept", registry=self.registry
-        )
+        self._bytes = Counter("fovea_listener_received_bytes", "Bytes received and kept", registry=self.registry)
         self._seconds = Histogram(
             "fovea_listener_store_seconds",
             "From the last byte of a C-STORE request to its answer",
             buckets=_STORE_SECONDS,
             registry=self.registry,
         )
-        self._saved = Gauge(
-            "fovea_listener_saved_timestamp_seconds", "When these counters were saved", registry=self.registry
-        )
+        self._saved = Gauge("fovea_listener_saved_timestamp_seconds", "When these counters were saved", registry=self.registry)
 
     def association_opened(self) -> None:
         """Count an accepted association."""
@@ -161,9 +155,7 @@ def _saved_by_listener(path: Path) -> bytes:
 def _queue(session: Session) -> Iterator[Metric]:
     overview = queries.queue_overview(session)
     now = datetime.now(UTC)
-    yield _gauge(
-        "fovea_studies", "Studies by state", [({"state": s}, n) for s, n in overview.studies.items()]
-    )
+    yield _gauge("fovea_studies", "Studies by state", [({"state": s}, n) for s, n in overview.studies.items()])
     standings = queries.count_standings(session)
     yield _gauge(
         "fovea_studies_standing",
@@ -207,21 +199,13 @@ def _times(session: Session) -> Iterator[Metric]:
     yield _gauge(
         "fovea_stage_seconds",
         "How long a stage took, over the last 24 hours",
-        [
-            ({"stage": s, "quantile": str(q)}, v)
-            for s, seconds in stages.items()
-            for q, v in _quantiles(seconds)
-        ],
+        [({"stage": s, "quantile": str(q)}, v) for s, seconds in stages.items() for q, v in _quantiles(seconds)],
     )
     scores = turnaround.study_scores(session, since=since)
     yield _gauge(
         "fovea_study_score",
         "Study scores over the last 24 hours; a drift asks for a closer look",
-        [
-            ({"model": m, "quantile": str(q)}, v)
-            for m, values in scores.items()
-            for q, v in _quantiles(values)
-        ],
+        [({"model": m, "quantile": str(q)}, v) for m, values in scores.items() for q, v in _quantiles(values)],
     )
 
 
@@ -231,9 +215,7 @@ def _upkeep(session: Session) -> Iterator[Metric]:
     beat = turnaround.last_beat(session)
     if beat is not None:
         age_s = _age_s(beat, datetime.now(UTC))
-        yield _gauge(
-            "fovea_scheduler_beat_age_seconds", "Time since the scheduler's last tick", [({}, age_s)]
-        )
+        yield _gauge("fovea_scheduler_beat_age_seconds", "Time since the scheduler's last tick", [({}, age_s)])
 
 
 def _quantiles(rising: Sequence[float]) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ no database (2,3,1), each with its event.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pynetdicom import evt
 
 from dicom_node.ae import Acceptance, acceptor, may_send
 from dicom_node.dimse import StoreDimse
-from dicom_node.guard import GuardedSocket, PduLimits, PendingConnections, shut
+from dicom_node.guard import GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
 from dicom_node.rows import RowWriter
 from dicom_node.settings import Settings
 from dicom_node.store import Source, StoreService
@@ -36,6 +37,8 @@ BACKLOG = 128
 PENDING_CONNECTIONS = 128
 """Connections without association at once; a hospital's probes and a burst of modalities stay far below."""
 SWEEP_S = 0.5
+STOP_S = 5.0
+"""How long `stop` waits for aborted associations to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations reached")
 PEER_LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations for one address reached")
 NO_ROOM = Rejection(2, 3, 1, "disk is below its reserve")
 NO_DATABASE = Rejection(2, 3, 1, "database is busy")
+FAULT = Rejection(2, 3, 1, "processing failure")
 
 
 class Listener:
@@ -124,13 +128,16 @@ class Listener:
         self._stopping.set()
         associations = list(self._server.active_associations)
         self._server.shutdown()
+        established = [association for association in associations if association.is_established]
         for association in associations:
             if association.is_established:
                 association.abort(block=False)
             else:
                 shut(association)
-        for association in associations:
-            association.join(timeout=self._settings.receive.acse_timeout_s)
+                association.dul.kill_dul()
+        deadline = time.monotonic() + STOP_S
+        for association in established:
+            association.join(timeout=max(0.0, deadline - time.monotonic()))
         self._sweeper.join()
         with self._lock:
             left = list(self._open)
@@ -146,6 +153,7 @@ class Listener:
         try:
             limits = PduLimits(receive.maximum_pdu_bytes + PDU_MARGIN_BYTES, receive.acse_timeout_s)
             association.dul.socket = GuardedSocket(association.dul.socket, limits)
+            association.dul.state_machine = GuardedStateMachine(association.dul)
             association.dimse = StoreDimse(association, self.service, self._source_of)
             self._pending.add(association)
         except Exception:  # pynetdicom would log this and serve the connection unguarded
@@ -160,6 +168,17 @@ class Listener:
         """Accept or refuse; runs before pynetdicom's own negotiation, in the association's thread."""
         association = event.assoc
         self._pending.remove(association)
+        try:
+            rejection = self._admitted(association)
+        except Exception:  # pynetdicom would log this and go on to accept
+            self._log.exception("association not admitted")
+            rejection = FAULT
+        if rejection is not None:
+            association.acse.send_reject(rejection.result, rejection.source, rejection.reason)
+            association.kill()  # waits until the answer is out and the connection is closed
+
+    def _admitted(self, association: Any) -> Rejection | None:
+        """Make the association ready to be accepted, or say (and note) why it is not."""
         request = association.requestor.primitive
         calling, called = str(request.calling_ae_title).strip(" "), str(request.called_ae_title).strip(" ")
         address = association.requestor.address
@@ -169,7 +188,7 @@ class Listener:
             association.dul.socket.has_association = True
             proposed = (str(context.abstract_syntax) for context in request.presentation_context_definition_list)
             association.acceptor.supported_contexts = self._acceptance.contexts(proposed)
-            return
+            return None
         self._log.warning("association refused", peer=calling, address=address, reason=rejection.text)
         at = self._now()
         self._rows.post(
@@ -177,8 +196,7 @@ class Listener:
                 session, calling=calling, called=called, address=address, reason=rejection.text, at=at
             )
         )
-        association.acse.send_reject(rejection.result, rejection.source, rejection.reason)
-        association.kill()  # waits until the answer is out and the connection is closed
+        return rejection
 
     def _rejection(self, calling: str, called: str, address: str) -> Rejection | None:
         """What speaks against an association, most lasting reason first."""

@@ -24,11 +24,26 @@ class Stack:
     slices: int
     plane: str | None
     """`axial`, `coronal` or `sagittal`, whichever is nearest."""
-    tilt_deg: float | None
-    """Angle between the slice normal and the patient's foot-head axis."""
     slice_spacing_mm: float | None
     pixel_spacing_mm: tuple[float, float] | None
-    field_of_view_mm: float | None
+    axial: AxialView | None
+    """The same voxels seen as axial slices; None where position or orientation is not stated."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxialView:
+    """The stack's voxel grid with the axis nearest to foot-head taken as the slice axis.
+
+    A sagittal acquisition with small cubic voxels is as good as an axial one; one with thick slices is not, and shows
+    it here as coarse pixels.
+    """
+
+    tilt_deg: float
+    """Angle between that axis and the patient's foot-head axis."""
+    slices: int
+    slice_spacing_mm: float
+    pixel_spacing_mm: tuple[float, float]
+    field_of_view_mm: float
     """The shorter in-plane side."""
 
 
@@ -36,23 +51,41 @@ def stack_of(headers: Sequence[InstanceHeader]) -> Stack:
     """The largest stack among the series' images."""
     images = [header for header in headers if header.has_pixel_data]
     if not images:
-        return Stack(0, None, None, None, None, None)
+        return Stack(0, None, None, None, None)
     groups = Counter(_group(header) for header in images)
     group = max(groups, key=lambda key: (groups[key], str(key)))
     members = [header for header in images if _group(header) == group]
     first = members[0]
     normal = _normal(first.image_orientation)
-    spacing = first.pixel_spacing_mm
-    field = None
-    if spacing and first.rows and first.columns:
-        field = min(spacing[0] * first.rows, spacing[1] * first.columns)
+    slices = sum(header.number_of_frames or 1 for header in members)
+    slice_spacing_mm = _slice_spacing(members, normal)
     return Stack(
-        slices=sum(header.number_of_frames or 1 for header in members),
+        slices=slices,
         plane=_plane(normal),
-        tilt_deg=None if normal is None else math.degrees(math.acos(min(1.0, abs(normal[2])))),
-        slice_spacing_mm=_slice_spacing(members, normal),
-        pixel_spacing_mm=spacing,
-        field_of_view_mm=field,
+        slice_spacing_mm=slice_spacing_mm,
+        pixel_spacing_mm=first.pixel_spacing_mm,
+        axial=_axial_view(first, normal, slices, slice_spacing_mm),
+    )
+
+
+def _axial_view(header: InstanceHeader, normal: Vector | None, slices: int, slice_spacing_mm: float | None) -> AxialView | None:
+    orientation, spacing = header.image_orientation, header.pixel_spacing_mm
+    if normal is None or orientation is None or not spacing or not slice_spacing_mm or not header.rows or not header.columns:
+        return None
+    axes = [
+        (abs(normal[2]), slice_spacing_mm, slices),
+        (abs(orientation[5]), spacing[0], header.rows),
+        (abs(orientation[2]), spacing[1], header.columns),
+    ]
+    through = max(range(3), key=lambda index: axes[index][0])
+    cosine, through_mm, count = axes[through]
+    one, other = (axes[index] for index in range(3) if index != through)
+    return AxialView(
+        tilt_deg=math.degrees(math.acos(min(1.0, cosine))),
+        slices=count,
+        slice_spacing_mm=through_mm,
+        pixel_spacing_mm=(one[1], other[1]),
+        field_of_view_mm=min(one[1] * one[2], other[1] * other[2]),
     )
 
 

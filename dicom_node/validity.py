@@ -91,24 +91,23 @@ def _age(validity: Validity, header: InstanceHeader) -> Reason | None:
 
 
 def _geometry(validity: Validity, stack: Stack) -> Reason | None:
+    """The limits against the stack seen as axial slices, as the model will see it; what is not stated is left to the run."""
+    seen = stack.axial
     low_slices, high_slices = validity.slices
-    if not low_slices <= stack.slices <= high_slices:
-        return Reason("slices", f"{stack.slices} images in the largest stack, the model takes {low_slices} to {high_slices}")
-    if stack.tilt_deg is not None and stack.tilt_deg > validity.maximum_tilt_deg:
-        return Reason(
-            "orientation",
-            f"slices stand {stack.tilt_deg:.0f} degrees from axial, the model takes up to {validity.maximum_tilt_deg:g} degrees",
-        )
+    slices = stack.slices if seen is None else seen.slices
+    if not low_slices <= slices <= high_slices:
+        return Reason("slices", f"{slices} axial images, the model takes {low_slices} to {high_slices}")
+    if seen is None:
+        return None
+    if seen.tilt_deg > validity.maximum_tilt_deg:
+        limit = f"the model takes up to {validity.maximum_tilt_deg:g} degrees"
+        return Reason("orientation", f"slices are tilted {seen.tilt_deg:.0f} degrees from axial, {limit}")
     for code, name, value, (low, high) in (
-        (
-            "pixel-spacing",
-            "pixel spacing",
-            max(stack.pixel_spacing_mm) if stack.pixel_spacing_mm else None,
-            validity.pixel_spacing_mm,
-        ),
-        ("slice-spacing", "distance between slices", stack.slice_spacing_mm, validity.slice_spacing_mm),
-        ("field-of-view", "field of view", stack.field_of_view_mm, validity.field_of_view_mm),
+        ("pixel-spacing", "pixel spacing", max(seen.pixel_spacing_mm), validity.pixel_spacing_mm),
+        ("pixel-spacing", "pixel spacing", min(seen.pixel_spacing_mm), validity.pixel_spacing_mm),
+        ("slice-spacing", "distance between slices", seen.slice_spacing_mm, validity.slice_spacing_mm),
+        ("field-of-view", "field of view", seen.field_of_view_mm, validity.field_of_view_mm),
     ):
-        if value is not None and not low - 1e-6 <= value <= high + 1e-6:
-            return Reason(code, f"{name} {value:.2f} mm, the model takes {low:g} to {high:g} mm")
+        if not low * 0.999 <= value <= high * 1.001:
+            return Reason(code, f"{name} {value:.2f} mm in axial slices, the model takes {low:g} to {high:g} mm")
     return None

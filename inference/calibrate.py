@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import structlog
@@ -65,14 +64,10 @@ def healthy_heads(atlases: Sequence[Atlas], per_atlas: int, seed: int) -> Iterat
     for number, atlas in enumerate(atlases):
         for turn in range(per_atlas):
             spacing = REFERENCE_SPACINGS_MM[(number + turn) % len(REFERENCE_SPACINGS_MM)]
-            yield head_from_atlas(
-                atlas, seed=seed + 100 * number + turn, spacing_mm=spacing, ordinary=turn % 2 == 0
-            )
+            yield head_from_atlas(atlas, seed=seed + 100 * number + turn, spacing_mm=spacing, ordinary=turn % 2 == 0)
 
 
-def spotted_heads(
-    atlases: Sequence[Atlas], radius_mm: float, contrast: float, count: int, seed: int
-) -> Iterator[SyntheticHead]:
+def spotted_heads(atlases: Sequence[Atlas], radius_mm: float, contrast: float, count: int, seed: int) -> Iterator[SyntheticHead]:
     """Heads with `count` lesions of one size and contrast each, 1 mm slices: what a sensitivity table is made of."""
     plan = Lesions(count, (radius_mm, radius_mm), (contrast, contrast), apart_mm=14.0)
     for number, atlas in enumerate(atlases):
@@ -128,7 +123,9 @@ def operating_point(
         darker += 0.1
     return OperatingPointCard(
         threshold={"brighter": round(brighter, 3), "darker": round(darker, 3)},
-        minimum_volume_mm3=LEAST_MM3, maximum_findings=MOST_FINDINGS, rule=words,
+        minimum_volume_mm3=LEAST_MM3,
+        maximum_findings=MOST_FINDINGS,
+        rule=words,
     )
 
 

@@ -223,7 +223,7 @@ def paint_out(image: FloatArray, brain: BoolArray, doubtful: BoolArray) -> tuple
     out = ndimage.binary_dilation(ndimage.binary_opening(bright, iterations=1) | doubtful, iterations=2) & brain
     kept = (tissue & ~out).astype(np.float32)
     around = ndimage.gaussian_filter(image * kept, 4.0) / (ndimage.gaussian_filter(kept, 4.0) + 1e-4)
-    grain = np.where(kept > 0, image - around, 0).ravel()[:: -1].reshape(image.shape)  # texture of the mirrored place
+    grain = np.where(kept > 0, image - around, 0).ravel()[::-1].reshape(image.shape)  # texture of the mirrored place
     filled = np.where(kept.ravel()[::-1].reshape(image.shape) > 0, around + grain, around)
     return np.where(out, filled, image).astype(np.float32), out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ def main() -> None:
         log.info("measured", patient=study.patient, dice=round(cases[-1].dice, 3), s=round(cases[-1].seconds, 1))
         if wanted.limit and len(cases) >= wanted.limit:
             break
-    print(json.dumps(summarise(cases), indent=1))
+    sys.stdout.write(json.dumps(summarise(cases), indent=1) + "\n")
 
 
 if __name__ == "__main__":

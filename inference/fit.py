@@ -6,7 +6,6 @@ running mean and the optimiser's moments; all four are written together, atomica
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,9 +108,7 @@ def _average(mean: dict[str, Tensor], network: nn.Module, decay: float) -> None:
                 mean[name].copy_(value)
 
 
-def _resume(
-    network: nn.Module, optimiser: torch.optim.Optimizer, mean: dict[str, Tensor], checkpoint: Path
-) -> tuple[int, float]:
+def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, mean: dict[str, Tensor], checkpoint: Path) -> tuple[int, float]:
     if not checkpoint.exists():
         return 0, 0.0
     state: _State = torch.load(checkpoint, weights_only=True)
@@ -130,10 +127,8 @@ def _save(
     step: int,
     seconds: float,
 ) -> None:
-    state = _State(
-        step=step, seconds=seconds, network=network.state_dict(), mean=mean, optimiser=optimiser.state_dict()
-    )
+    state = _State(step=step, seconds=seconds, network=network.state_dict(), mean=mean, optimiser=optimiser.state_dict())
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     partial = checkpoint.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, checkpoint)
+    partial.replace(checkpoint)

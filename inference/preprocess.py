@@ -71,6 +71,15 @@ class Prepared:
         home = self.source.get_closest_patient_orientation()
         return np.ascontiguousarray(oriented.with_array(back).to_patient_orientation(home).array, dtype=np.float32)
 
+    def from_source(self, values: FloatArray, order: int) -> FloatArray:
+        """values on the input's grid and index order, brought to this grid: the other way round, for masks and references."""
+        oriented = self.source.with_array(values).to_patient_orientation(ORIENTATION)
+        whole = resample(np.asarray(oriented.array, dtype=np.float32), _three(oriented.spacing), self.grid, order)
+        part = np.zeros(self.images.shape, dtype=np.float32)
+        for_whole, for_part = _overlap(self.window, self.grid.shape)
+        part[for_part] = whole[for_whole]
+        return part
+
     def destandardise(self, values: FloatArray) -> FloatArray:
         """Standardised values in the units of the input."""
         return np.asarray((values / UNIT + 1) * self.median, dtype=np.float32)
@@ -108,9 +117,7 @@ def standardise(images: FloatArray, brain: BoolArray, median: float) -> FloatArr
     return np.where(brain, standard, np.float32(-UNIT)).astype(np.float32)
 
 
-def network_grid(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], target_mm: tuple[float, float]
-) -> Grid:
+def network_grid(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], target_mm: tuple[float, float]) -> Grid:
     """The grid of target_mm[0] in the plane; slices stay as they are unless much closer than target_mm[1]."""
     through = spacing_mm[0] if spacing_mm[0] >= _FINE_SLICES * target_mm[1] else target_mm[1]
     wanted = (through, target_mm[0], target_mm[0])

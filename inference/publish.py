@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 from torch import Tensor
 
 from inference.bundle import BRAIN_FILE, BRAIN_PREFIX, RESTORER_FILE, write_bundle
 from inference.calibrate import (
-    RawHead,
     development_heads,
     head_volume,
     healthy_heads,
@@ -29,14 +30,15 @@ from inference.calibrate import (
     reference_table,
 )
 from inference.card import Calibration, ModelCard, OperatingPointCard, Source, Validity
-from inference.data import Lgg
+from inference.data import Lgg, Study, soop_bank
 from inference.evaluate import chosen
 from inference.fit import mean_weights
 from inference.localizer import RecipeLocalizer, load_localizer
-from inference.networks import BRAIN_NET, RESTORER
-from inference.phantom.banks import open_bank
-from inference.phantom.tissues import read_label_map
-from inference.train import RECIPES, TrainingRecipe, label_map_paths, part
+from inference.networks import RESTORER
+from inference.phantom.analytic import analytic_atlas
+from inference.phantom.banks import Bank
+from inference.phantom.tissues import Atlas, read_label_map
+from inference.training import RECIPES, TrainingRecipe, analytic_seeds, brain_config, label_map_paths, part
 
 log = structlog.get_logger()
 
@@ -69,6 +71,39 @@ RULE = (
 )
 
 
+RULE_WITHOUT = "at most 2 bright findings in each lesion-free head, and at most 1 dark one in 4 such heads; no patient had a say"
+SUMMARY = (
+    "Restores a FLAIR slice to a healthy estimate in one pass of a small diffusion U-Net (cold diffusion, severity as "
+    "timestep), trained on synthetic heads and anomalies; the residual is the score."
+)
+NOT_MEASURED = "not measured: nobody has yet tried this bundle on marked lesions"
+SHORT_TEXT = "# Model card\n\nNot measured on marked lesions. Sources, calibration and operating point are in card.json.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What goes into a bundle beside the weights."""
+
+    recipe: TrainingRecipe
+    sources: tuple[Source, ...]
+    reference_maps: tuple[Path, ...]
+    """Label maps never trained on; heads made by code with seeds never trained on stand in where there are none."""
+    real: Bank | None
+    """Real healthy slices never trained on."""
+    development: tuple[Study, ...] = ()
+    development_folder: Path | None = None
+    measured: Mapping[str, float | int | str] = field(default_factory=dict)
+    blind_spots: tuple[str, ...] = (NOT_MEASURED,)
+    text: str = SHORT_TEXT
+    recipes: tuple[str, ...] = LOCALIZERS
+
+    def atlases(self) -> list[Atlas]:
+        """The heads that reference voxels come from."""
+        if self.reference_maps:
+            return [read_label_map(path) for path in self.reference_maps]
+        return [analytic_atlas(seed) for seed in (2001, 2002)]
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What calibration gave for one recipe."""
@@ -84,21 +119,51 @@ def weights(work: Path) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, int]
     return {RESTORER_FILE: restorer, BRAIN_FILE: brain}, {"brain": brain_steps, "restore": steps}
 
 
-def sources(data: Path) -> tuple[Source, ...]:
-    """Where every weight and every reference voxel comes from, with licence and digest."""
-    maps = sorted((data / "synthseg_label_maps").glob("*.npy.xz"))
-    soop = sorted((data / "soop_flair").glob("axial_*"))
-    return (
-        Source(name="SynthSeg training label maps (B. Billot)", licence="Apache-2.0", count=len(maps),
-               use="synthetic heads; the last four only for calibration and false findings", digest=_digest(maps)),
-        Source(name="SOOP axial FLAIR slices (C. Rorden; OpenNeuro ds004889)", licence="BSD-2-Clause", count=1449,
-               use="real texture, strokes and hyperintensities painted out; one slice in five only for calibration",
-               digest=_digest(soop)),
-        Source(name="heads made by code (inference.phantom)", licence="this project's", count=6,
-               use="synthetic heads", digest=hashlib.sha256(b"seeds 1001 to 1006").hexdigest()),
-        Source(name="TCGA low-grade glioma FLAIR (Buda et al. 2019), development patients",
-               licence="CC BY-NC-SA 4.0 or CC BY 4.0, depending on the mirror", count=0,
-               use="choice of the threshold only; no weight has seen it", digest=_digest([data / "lgg_flair" / "index.json"])),
+def public_sources(maps: Sequence[Path], soop: Path | None, recipe: TrainingRecipe) -> tuple[Source, ...]:
+    """The public sets and generated heads behind weights and reference voxels, with licence and digest."""
+    seeds = analytic_seeds(recipe)
+    found = [
+        Source(
+            name="heads made by code (inference.phantom)",
+            licence="this project's",
+            count=len(seeds),
+            use="synthetic heads",
+            digest=hashlib.sha256(repr(seeds).encode()).hexdigest(),
+        )
+    ]
+    if maps:
+        use = f"synthetic heads; the last {recipe.held_out_label_maps} only for calibration and false findings"
+        found.append(
+            Source(
+                name="SynthSeg training label maps (B. Billot)",
+                licence="Apache-2.0",
+                count=len(maps),
+                use=use,
+                digest=_digest(maps),
+            )
+        )
+    if soop is not None:
+        use = "real texture, strokes and hyperintensities painted out; one slice in five only for calibration"
+        found.append(
+            Source(
+                name="SOOP axial FLAIR slices (C. Rorden; OpenNeuro ds004889)",
+                licence="BSD-2-Clause",
+                count=1449,
+                use=use,
+                digest=_digest(sorted(soop.glob("axial_*"))),
+            )
+        )
+    return tuple(found)
+
+
+def development_source(lgg: Path, patients: int) -> Source:
+    """The patients that chose the threshold."""
+    return Source(
+        name="TCGA low-grade glioma FLAIR (Buda et al. 2019), development patients",
+        licence="CC BY-NC-SA 4.0 or CC BY 4.0, depending on the mirror",
+        count=patients,
+        use="choice of the threshold only; no weight has seen it",
+        digest=_digest([lgg / "index.json"]),
     )
 
 
@@ -109,64 +174,97 @@ def _digest(paths: Sequence[Path]) -> str:
     return whole.hexdigest()
 
 
-def card(
-    made: Mapping[str, Made], steps: Mapping[str, int], recipe: TrainingRecipe, found: tuple[Source, ...],
-    measured: Mapping[str, float | int | str], blind_spots: tuple[str, ...],
-) -> ModelCard:
-    """The card, without its files."""
-    unfinished = steps["restore"] < recipe.restore_steps
-    note = f" Early checkpoint: {steps['restore']} of {recipe.restore_steps} steps." if unfinished else ""
+def outline(recipe: TrainingRecipe) -> ModelCard:
+    """The card of a bundle of this recipe before anything is trained, calibrated or measured."""
+    made = provisional()
     return ModelCard(
-        name="brain-flair",
-        version=VERSION + ("-early" if unfinished else ""),
+        name=recipe.name,
+        version=VERSION,
         manufacturer="Fovea",
-        summary="Restores a FLAIR slice to a healthy estimate in one pass of a small diffusion U-Net (cold diffusion, severity "
-        "as timestep), trained on synthetic heads and anomalies; the residual is the score." + note,
+        summary=SUMMARY,
         intended_use=INTENDED_USE,
         validity=VALIDITY,
         recipes=tuple(made),
-        network={**RESTORER, **{BRAIN_PREFIX + key: value for key, value in BRAIN_NET.items()}},
+        network={**RESTORER, **{BRAIN_PREFIX + key: value for key, value in brain_config(recipe).items()}},
         grid_spacing_mm=(recipe.restore_spacing_mm, 1.0),
         calibration={name: part.calibration for name, part in made.items()},
         operating_point={name: part.point for name, part in made.items()},
-        blind_spots=blind_spots,
-        sources=found,
-        training={"command": f"python -m inference.train {recipe.name}", "seed": recipe.seed,
-                  "brain_steps": steps["brain"], "restore_steps": steps["restore"], "device": "2 CPU cores"},
-        measured=dict(measured),
+        blind_spots=(),
+        sources=(),
+        training={"recipe": recipe.name, "seed": recipe.seed},
+        measured={},
         files={},
     )
+
+
+def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
+    """Calibrates what `work` holds and writes the bundle to `out`; returns its card."""
+    recipe = ingredients.recipe
+    tensors, steps = weights(work)
+    unfinished = steps["restore"] < recipe.restore_steps
+    note = f" Early checkpoint: {steps['restore']} of {recipe.restore_steps} steps." if unfinished else ""
+    base = outline(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "draft"
+        write_bundle(draft, base, tensors, {})
+        made = calibrated_recipes(draft, ingredients)
+    development = len(ingredients.development)
+    lgg = () if ingredients.development_folder is None else (development_source(ingredients.development_folder, development),)
+    card = base.model_copy(
+        update={
+            "version": VERSION + ("-early" if unfinished else ""),
+            "summary": SUMMARY + note,
+            "recipes": tuple(made),
+            "calibration": {name: part.calibration for name, part in made.items()},
+            "operating_point": {name: part.point for name, part in made.items()},
+            "blind_spots": ingredients.blind_spots,
+            "sources": (*ingredients.sources, *lgg),
+            "training": {
+                **base.training,
+                "command": f"python -m inference.train {recipe.name}",
+                "device": "CPU",
+                "brain_steps": steps["brain"],
+                "restore_steps": steps["restore"],
+            },
+            "measured": dict(ingredients.measured),
+        }
+    )
+    written = write_bundle(out, card, tensors, {"MODEL_CARD.md": ingredients.text})
+    log.info("bundle written", folder=str(out), steps=steps["restore"])
+    return written
 
 
 def provisional() -> dict[str, Made]:
     """Tables good enough to open a draft with, so that its raw maps can be had: score is the raw value, up to 6."""
     ramp = tuple(0.25 * n for n in range(25))
-    table = Calibration(reference="none: provisional", voxels=10**7, raw={"brighter": ramp, "darker": ramp},
-                        exceedance=tuple(10.0**-value for value in ramp))
-    point = OperatingPointCard(threshold={"brighter": 2.0, "darker": 4.0}, minimum_volume_mm3=40.0,
-                               maximum_findings=50, rule="provisional")
+    table = Calibration(
+        reference="none: provisional",
+        voxels=10**7,
+        raw={"brighter": ramp, "darker": ramp},
+        exceedance=tuple(10.0**-value for value in ramp),
+    )
+    point = OperatingPointCard(
+        threshold={"brighter": 2.0, "darker": 4.0}, minimum_volume_mm3=40.0, maximum_findings=50, rule="provisional"
+    )
     return {name: Made(table, point) for name in LOCALIZERS}
 
 
-def calibrated_recipes(
-    draft: Path, work: Path, data: Path, names: Sequence[str], limit: int, heads: int
-) -> dict[str, Made]:
+def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]:
     """Calibration and operating point of every recipe; the development patients choose the threshold of the first."""
-    atlases = [read_label_map(path) for path in label_map_paths(data)[-4:]]
-    real = part(open_bank(work / "bank-soop"), training=False)
-    volumes = [head_volume(head) for head in healthy_heads(atlases, heads, seed=9000)]
+    heads = healthy_heads(ingredients.atlases(), ingredients.recipe.reference_heads, seed=9000)
+    volumes = [head_volume(head) for head in heads]
     made: dict[str, Made] = {}
-    for name in names:
+    for name in ingredients.recipes:
         localizer = _open(draft, name)
         healthy = [raw_head(localizer, volume) for volume in volumes]
-        table = reference_table(healthy, real_reference(localizer, real), REFERENCE_WORDS)
-        development: list[RawHead] = []
-        if not made:
-            studies = list(chosen(Lgg(data / "lgg_flair").studies(), "development"))[:limit]
-            development = development_heads(localizer, iter(studies))
-            made[name] = Made(table, operating_point(table, healthy, development, RULE.format(patients=len(development))))
-        else:
-            made[name] = Made(table, made[names[0]].point)
+        real = np.zeros(0, np.float32) if ingredients.real is None else real_reference(localizer, ingredients.real)
+        table = reference_table(healthy, real, REFERENCE_WORDS)
+        if made:
+            made[name] = Made(table, made[ingredients.recipes[0]].point)
+            continue
+        development = development_heads(localizer, iter(ingredients.development))
+        words = RULE.format(patients=len(development)) if development else RULE_WITHOUT
+        made[name] = Made(table, operating_point(table, healthy, development, words))
         log.info("calibrated", recipe=name, voxels=table.voxels, thresholds=made[name].point.threshold)
     return made
 
@@ -191,19 +289,24 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=3, help="lesion-free heads of each held-out label map")
     parser.add_argument("--recipes", nargs="+", default=list(LOCALIZERS), choices=LOCALIZERS)
     wanted = parser.parse_args()
-    names = tuple(wanted.recipes)
-    recipe = RECIPES[wanted.recipe]
-    tensors, steps = weights(wanted.work)
-    found = sources(wanted.data)
+    recipe = replace(RECIPES[wanted.recipe], reference_heads=wanted.heads)
+    lgg = wanted.data / "lgg_flair"
+    maps = label_map_paths(wanted.data)
     notes = json.loads(wanted.measured.read_text()) if wanted.measured else {}
-    measured, blind = notes.get("measured", {}), tuple(notes.get("blind_spots", ("not measured yet",)))
-    text = wanted.text.read_text() if wanted.text else "# brain-flair\n\nNot measured yet; see card.json.\n"
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / "draft"
-        write_bundle(draft, card(provisional(), steps, recipe, found, {}, blind), tensors, {})
-        made = calibrated_recipes(draft, wanted.work, wanted.data, names, wanted.limit, wanted.heads)
-    write_bundle(wanted.out, card(made, steps, recipe, found, measured, blind), tensors, {"MODEL_CARD.md": text})
-    log.info("bundle written", folder=str(wanted.out), steps=steps["restore"])
+    real = soop_bank(wanted.data / "soop_flair", recipe.restore_shape, recipe.restore_spacing_mm, wanted.work / "bank-soop")
+    ingredients = Ingredients(
+        recipe=recipe,
+        sources=public_sources(maps, wanted.data / "soop_flair", recipe),
+        reference_maps=tuple(maps[-recipe.held_out_label_maps :]),
+        real=part(real, training=False),
+        development=tuple(itertools.islice(chosen(Lgg(lgg).studies(), "development"), wanted.limit)),
+        development_folder=lgg,
+        measured=notes.get("measured", {}),
+        blind_spots=tuple(notes.get("blind_spots", (NOT_MEASURED,))),
+        text=wanted.text.read_text() if wanted.text else SHORT_TEXT,
+        recipes=tuple(wanted.recipes),
+    )
+    publish(ingredients, wanted.work, wanted.out)
 
 
 if __name__ == "__main__":

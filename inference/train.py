@@ -1,242 +1,134 @@
-"""Training a bundle: first the brain-mask network, then the restoration network, both from a seed and resumable.
+"""Training a bundle, from data to model card: the call behind `fovea train`, and a command of its own.
 
-`train` makes the banks of synthetic slices, adds what healthy studies it is given, fits, and writes the weights; the
-model card is written by `inference.calibrate`. The command is `python -m inference.train brain-flair --data FOLDER`.
+`train` fits both networks, keeps one patient in five out for calibration, and writes a bundle. Killed and started again with
+the same arguments it goes on where it was and ends with the same weights. It needs nothing but what it is given: without
+label maps the synthetic heads are the ones made by code, without studies it learns from synthetic heads alone.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from scipy import ndimage
+from torch import nn
 
-from inference.data import soop_bank
-from inference.fit import FitPlan, fit, supports_bf16
-from inference.networks import BRAIN_NET, RESTORER, build_brain_net, build_restorer
-from inference.phantom.banks import UNIT, Bank, BankPlan, make_bank
-from inference.phantom.lesions import AnomalyPainter
+from inference.brain import BrainMask
+from inference.card import ModelCard, Source
+from inference.data import Reader, Study, is_validation, paint_out, soop_bank
+from inference.phantom.banks import UNIT, Bank, join_banks
+from inference.preprocess import prepare
+from inference.publish import Ingredients, outline, public_sources, publish
+from inference.training import RECIPES, TrainingRecipe, label_map_paths, part, train_brain, train_restorer
 
 log = structlog.get_logger()
 
+_MOST_PAINTED = 0.12  # a slice of which more had to be painted out is no example of health
+_LEAST_BRAIN_MM2 = 1500.0
+
 
 @dataclass(frozen=True, slots=True)
-class TrainingRecipe:
-    """Every number of a training run; together with the data it determines the weights."""
+class Healthy:
+    """Standardised slices of the given studies, those of validation patients apart."""
 
-    name: str
-    seed: int
-    brain_steps: int
-    brain_batch: int
-    restore_steps: int
-    restore_batch: int
-    brain_per_label_map: int
-    restore_per_label_map: int
-    """Slices drawn from each label map."""
-    analytic_heads: int
-    per_analytic: int
-    brain_shape: tuple[int, int] = (128, 128)
-    brain_spacing_mm: float = 2.0
-    restore_shape: tuple[int, int] = (160, 128)
-    """Size of the slices in the bank; training sees crops 16 pixels smaller."""
-    restore_spacing_mm: float = 1.25
-    real_share: float = 0.25
-    """Share of every batch that is drawn from the real slices, where there are any."""
-    held_out_label_maps: int = 4
-    """The last label maps by name, never trained on: for calibration and for counting false findings."""
+    training: Bank | None
+    validation: Bank | None
+    patients: dict[str, int]
+    """How many patients each reader had, by its name."""
+    left_out: int
+    """Slices left out because too much of them was unusually bright."""
 
 
-RECIPES = {
-    "brain-flair": TrainingRecipe(
-        "brain-flair", seed=1, brain_steps=3000, brain_batch=16, restore_steps=9000, restore_batch=8,
-        brain_per_label_map=350, restore_per_label_map=500, analytic_heads=6, per_analytic=200,
-    ),
-    "smoke": TrainingRecipe(
-        "smoke", seed=1, brain_steps=6, brain_batch=2, restore_steps=6, restore_batch=2,
-        brain_per_label_map=4, restore_per_label_map=4, analytic_heads=1, per_analytic=6, brain_shape=(64, 128), brain_spacing_mm=4.0,
-        restore_shape=(80, 64), restore_spacing_mm=2.5, held_out_label_maps=0,
-    ),
-}
-
-
-def brain_loss(bank: Bank, recipe: TrainingRecipe) -> "BrainLoss":
-    """The loss of one step of the brain-mask network over a bank of whole heads."""
-    return BrainLoss(bank, recipe)
-
-
-class BrainLoss:
-    """Cross-entropy plus soft Dice on whole heads: shifted, mirrored, brightness and gamma varied, some with anomalies."""
-
-    def __init__(self, bank: Bank, recipe: TrainingRecipe) -> None:
-        self._bank, self._batch = bank, recipe.brain_batch
-        rows, columns = recipe.brain_shape
-        self._spare = columns // 4
-        self._painter = AnomalyPainter((rows, columns - self._spare), recipe.brain_spacing_mm, recipe.seed + 1)
-
-    def __call__(self, network: nn.Module, g: torch.Generator) -> Tensor:
-        index = torch.randint(0, len(self._bank.image), (self._batch,), generator=g).sort().values.numpy()
-        left = int(torch.randint(0, self._spare + 1, (1,), generator=g).item())
-        window = slice(left, left + self._bank.image.shape[2] - self._spare)
-        image, brain, white = (
-            _tensor(array[index][:, :, window]) for array in (self._bank.image, self._bank.brain, self._bank.white)
-        )
-        brain, white = brain / 255, white / 255
-        image = self._with_anomalies(image, brain, white, g)
-        image, brain = self._move(image, g), self._move(brain, g, again=True)
-        gain = torch.exp(0.25 * torch.randn(self._batch, 1, 1, 1, generator=g))
-        gamma = torch.exp(0.15 * torch.randn(self._batch, 1, 1, 1, generator=g))
-        logits = network(((image.clamp(min=0) + 1e-4) ** gamma * gain).clamp(0, 2.5)).float()
-        likely = torch.sigmoid(logits)
-        overlap = (2 * (likely * brain).sum() + 1) / (likely.sum() + brain.sum() + 1)
-        return functional.binary_cross_entropy_with_logits(logits, brain) + 0.5 * (1 - overlap)
-
-    def _with_anomalies(self, image: Tensor, brain: Tensor, white: Tensor, g: torch.Generator) -> Tensor:
-        """Half of the slices get an anomaly, so that a tumour stays brain."""
-        level = (image * brain).sum((1, 2, 3), keepdim=True) / brain.sum((1, 2, 3), keepdim=True).clamp(min=1)
-        level = level.clamp(min=0.05)
-        unit = (UNIT * (image / level - 1)).clamp(-UNIT, 14)
-        severity = torch.rand(len(image), generator=g) * (torch.rand(len(image), generator=g) < 0.5)
-        painted = self._painter(unit, brain, white, severity, g)
-        inside = painted.amount > 0
-        return torch.where(inside, level * (painted.image / UNIT + 1), image)
-
-    def _move(self, image: Tensor, g: torch.Generator, again: bool = False) -> Tensor:
-        """Shift and mirror the whole batch; `again` repeats the last movement."""
-        if not again:
-            down, right = (torch.randn(2, generator=g) * 9).round().int().tolist()
-            self._last = (down, right, bool(torch.rand(1, generator=g).item() < 0.5))
-        down, right, mirror = self._last
-        moved = torch.roll(image, (down, right), (2, 3))
-        return moved.flip(3) if mirror else moved
-
-
-class RestoreLoss:
-    """Mean absolute error of the healthy estimate inside the brain, anomalies weighted, on cropped standardised slices."""
-
-    def __init__(self, bank: Bank, real: Bank | None, recipe: TrainingRecipe) -> None:
-        self._bank, self._real = bank, real
-        self._batch = recipe.restore_batch
-        self._from_real = round(recipe.real_share * recipe.restore_batch) if real is not None else 0
-        self._shape = (recipe.restore_shape[0] - 16, recipe.restore_shape[1] - 16)
-        self._painter = AnomalyPainter(self._shape, recipe.restore_spacing_mm, recipe.seed + 2)
-
-    def __call__(self, network: nn.Module, g: torch.Generator) -> Tensor:
-        image, brain, white = self._slices(g)
-        brain = self._worn(brain, g)
-        image = torch.where(brain > 0.5, image, torch.full_like(image, -UNIT))
-        severity = 0.05 + 0.95 * torch.rand(self._batch, generator=g)
-        with torch.autocast("cpu", enabled=False):
-            shown = self._painter(image, (brain > 0.5).float(), white, severity, g)
-        estimate = network(shown.image, severity).float()
-        weight = (brain > 0.5) * (1 + 4 * (shown.amount > 0.1)) + 0.02
-        return ((estimate - shown.target).abs() * weight).sum() / weight.sum()
-
-    def _slices(self, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        parts = [_pick(self._bank, self._batch - self._from_real, self._shape, g)]
-        if self._real is not None and self._from_real:
-            parts.append(_pick(self._real, self._from_real, self._shape, g))
-        image, brain, white = (torch.cat(part) for part in zip(*parts, strict=True))
-        gain = torch.exp(0.05 * torch.randn(self._batch, 1, 1, 1, generator=g))
-        return (image + UNIT) * gain - UNIT, brain, white
-
-    def _worn(self, brain: Tensor, g: torch.Generator) -> Tensor:
-        """The mask as a network would give it: up to three pixels too wide or too narrow, a third of the time exact."""
-        how = int(torch.randint(0, 9, (1,), generator=g).item())
-        if how in (1, 2, 3):
-            return functional.max_pool2d(brain, 2 * how + 1, 1, how)
-        if how in (4, 5):
-            return -functional.max_pool2d(-brain, 2 * (how - 3) + 1, 1, how - 3)
-        return brain
-
-
-def _tensor(values: NDArray[np.float16] | NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))[:, None]
-
-
-def _pick(bank: Bank, count: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Random slices of a bank, cropped at random (the same crop for all) and mirrored half of the time."""
-    index = torch.randint(0, len(bank.image), (count,), generator=g).sort().values.numpy()
-    top, left = (int(torch.randint(0, full - part + 1, (1,), generator=g).item())
-                 for full, part in zip(bank.image.shape[1:], shape, strict=True))
-    window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
-    picked = [_tensor(array[index][:, *window]) for array in (bank.image, bank.brain, bank.white)]
-    picked[1], picked[2] = picked[1] / 255, picked[2] / 255
-    if torch.rand(1, generator=g).item() < 0.5:
-        picked = [part.flip(3) for part in picked]
-    return picked[0], picked[1], picked[2]
-
-
-def brain_plan(recipe: TrainingRecipe, label_maps: Sequence[Path]) -> BankPlan:
-    """The bank of whole heads for the brain-mask network."""
-    return _plan(recipe, "brain", label_maps, recipe.brain_shape, recipe.brain_spacing_mm, 1,
-                 recipe.brain_per_label_map)
-
-
-def restore_plan(recipe: TrainingRecipe, label_maps: Sequence[Path]) -> BankPlan:
-    """The bank of standardised healthy slices for the restoration network."""
-    return _plan(recipe, "restore", label_maps, recipe.restore_shape, recipe.restore_spacing_mm, 2,
-                 recipe.restore_per_label_map)
-
-
-def _plan(
+def train(
     recipe: TrainingRecipe,
-    purpose: str,
-    maps: Sequence[Path],
-    shape: tuple[int, int],
-    spacing_mm: float,
-    salt: int,
-    per_label_map: int,
-) -> BankPlan:
-    kept = len(maps) - recipe.held_out_label_maps
-    return BankPlan(
-        purpose, tuple(str(path) for path in sorted(maps)[: max(0, kept)]), tuple(range(1001, 1001 + recipe.analytic_heads)),
-        per_label_map, recipe.per_analytic, shape, spacing_mm, recipe.seed * 10 + salt,
+    data: Sequence[Reader],
+    out: Path,
+    work: Path,
+    label_maps: Sequence[Path] = (),
+    soop: Path | None = None,
+) -> ModelCard:
+    """Trains both networks and writes a bundle to `out`; banks and checkpoints live in `work`, which may be deleted after.
+
+    `data` holds studies of patients believed healthy in the weighting that the bundle is for; marked lesions and unusually
+    bright tissue are painted out. Raises what the readers raise, and ValueError where nothing is left to train on.
+    """
+    maps = sorted(label_maps)
+    brain = train_brain(recipe, maps, work)
+    healthy = healthy_slices(recipe, data, brain)
+    real = [bank for bank in (healthy.training,) if bank is not None]
+    kept = [bank for bank in (healthy.validation,) if bank is not None]
+    if soop is not None:
+        cleaned = soop_bank(soop, recipe.restore_shape, recipe.restore_spacing_mm, work / "bank-soop")
+        real.append(part(cleaned, training=True))
+        kept.append(part(cleaned, training=False))
+    train_restorer(recipe, maps, join_banks(real), work)
+    own = tuple(
+        Source(name=name, licence="the owner's", use="healthy slices", digest="", count=count)
+        for name, count in healthy.patients.items()
     )
+    held_out = maps[len(maps) - recipe.held_out_label_maps :]
+    sources = (*public_sources(maps, soop, recipe), *own)
+    return publish(Ingredients(recipe, sources, tuple(held_out), join_banks(kept)), work, out)
 
 
-def train_brain(recipe: TrainingRecipe, label_maps: Sequence[Path], work: Path) -> nn.Module:
-    """The brain-mask network, trained or resumed in `work`."""
-    torch.manual_seed(recipe.seed)
-    network = build_brain_net(BRAIN_NET)
-    bank = make_bank(work / "bank-brain", brain_plan(recipe, label_maps))
-    plan = FitPlan(recipe.brain_steps, 1e-3, recipe.seed, bf16=supports_bf16())
-    seconds = fit(network, BrainLoss(bank, recipe), plan, work / "brain.ckpt")
-    log.info("brain-mask network done", steps=recipe.brain_steps, seconds=round(seconds))
-    return network
+def healthy_slices(recipe: TrainingRecipe, data: Sequence[Reader], brain: nn.Module) -> Healthy:
+    """The slices of all studies on the network's grid, cleaned, split by patient."""
+    shelves: dict[bool, list[Bank]] = {True: [], False: []}
+    patients: dict[str, int] = {}
+    left_out = 0
+    for reader in data:
+        seen: set[str] = set()
+        for study in reader.studies():
+            bank, lost = _slices_of(recipe, study, brain)
+            left_out += lost
+            seen.add(study.patient)
+            if bank is not None:
+                shelves[is_validation(study.patient)].append(bank)
+        patients[reader.name] = len(seen)
+    log.info("healthy studies read", patients=sum(patients.values()), slices_left_out=left_out)
+    return Healthy(join_banks(shelves[False]), join_banks(shelves[True]), patients, left_out)
 
 
-def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Bank | None, work: Path) -> nn.Module:
-    """The restoration network, trained or resumed in `work`."""
-    torch.manual_seed(recipe.seed + 1)
-    network = build_restorer(RESTORER)
-    bank = make_bank(work / "bank-restore", restore_plan(recipe, label_maps))
-    if real is not None:
-        real = part(real, training=True)
-    plan = FitPlan(recipe.restore_steps, 4e-4, recipe.seed + 1, bf16=supports_bf16())
-    seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "restore.ckpt")
-    log.info("restoration network done", steps=recipe.restore_steps, seconds=round(seconds))
-    return network
+def _slices_of(recipe: TrainingRecipe, study: Study, brain: nn.Module) -> tuple[Bank | None, int]:
+    prepared = prepare(study.volume, outline(recipe), BrainMask(brain))
+    marked = np.zeros(study.volume.spatial_shape, dtype=np.float32)
+    if study.lesion is not None:
+        marked += ndimage.binary_dilation(study.lesion, iterations=2)
+    doubtful = prepared.from_source(marked, order=0) > 0.5
+    images, brains, lost = [], [], 0
+    for image, inside, doubt in zip(prepared.images, prepared.brain, doubtful, strict=True):
+        if inside.sum() * recipe.restore_spacing_mm**2 < _LEAST_BRAIN_MM2:
+            continue
+        cleaned, painted = paint_out(image + UNIT, inside, doubt)
+        if painted.sum() > _MOST_PAINTED * inside.sum():
+            lost += 1
+            continue
+        images.append(_centred(cleaned - UNIT, recipe.restore_shape, -UNIT))
+        brains.append(_centred(inside.astype(np.float32), recipe.restore_shape, 0.0))
+    if not images:
+        return None, lost
+    stack, mask = np.stack(images), np.stack(brains)
+    white = (mask > 0) & (np.abs(ndimage.gaussian_filter(stack, (0, 1, 1))) < 0.6)
+    as_bytes = [(values * 255).astype(np.uint8) for values in (mask, white.astype(np.float32))]
+    return Bank(stack.astype(np.float16), as_bytes[0], as_bytes[1]), lost
 
 
-def part(real: Bank, training: bool) -> Bank:
-    """Four of five real slices for training, or the fifth that is kept out of it."""
-    kept = np.flatnonzero((np.arange(len(real.image)) % 5 != 4) == training)
-    return Bank(real.image[kept], real.brain[kept], real.white[kept])
-
-
-def label_map_paths(folder: Path) -> list[Path]:
-    """The label maps in a data folder. Raises FileNotFoundError naming the folder where there are none."""
-    found = sorted((folder / "synthseg_label_maps").glob("*.npy.xz"))
-    if not found:
-        raise FileNotFoundError(f"no label maps (*.npy.xz) in {folder / 'synthseg_label_maps'}")
-    return found
+def _centred(values: NDArray[np.float32], shape: tuple[int, int], fill: float) -> NDArray[np.float32]:
+    """values[row, column] in the middle of an array of that shape, cut or filled."""
+    out = np.full(shape, fill, dtype=np.float32)
+    take, put = [], []
+    for size, wanted in zip(values.shape, shape, strict=True):
+        common = min(size, wanted)
+        take.append(slice((size - common) // 2, (size - common) // 2 + common))
+        put.append(slice((wanted - common) // 2, (wanted - common) // 2 + common))
+    out[put[0], put[1]] = values[take[0], take[1]]
+    return out
 
 
 def main() -> None:
@@ -245,17 +137,20 @@ def main() -> None:
     parser.add_argument("recipe", choices=sorted(RECIPES))
     parser.add_argument("--data", type=Path, required=True, help="folder with synthseg_label_maps and soop_flair")
     parser.add_argument("--work", type=Path, required=True, help="where banks and checkpoints are kept")
+    parser.add_argument("--out", type=Path, help="where the bundle goes; without it only the networks are trained")
     parser.add_argument("--only", choices=["brain", "restore"], help="train one of the two networks")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     recipe = RECIPES[chosen.recipe]
-    maps = label_map_paths(chosen.data)
-    if chosen.only != "restore":
+    maps, soop = label_map_paths(chosen.data), chosen.data / "soop_flair"
+    if chosen.out is not None:
+        train(recipe, (), chosen.out, chosen.work, maps, soop)
+    elif chosen.only != "restore":
         train_brain(recipe, maps, chosen.work)
-    if chosen.only != "brain":
-        real = soop_bank(chosen.data / "soop_flair", recipe.restore_shape, recipe.restore_spacing_mm, chosen.work / "bank-soop")
-        train_restorer(recipe, maps, real, chosen.work)
+    if chosen.out is None and chosen.only != "brain":
+        real = soop_bank(soop, recipe.restore_shape, recipe.restore_spacing_mm, chosen.work / "bank-soop")
+        train_restorer(recipe, maps, part(real, training=True), chosen.work)
 
 
 if __name__ == "__main__":

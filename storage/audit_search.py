@@ -88,9 +88,7 @@ class AuditPage:
     older: int | None
 
 
-def search_audit(
-    session: Session, chosen: AuditFilter, *, limit: int = 100, before_id: int | None = None
-) -> AuditPage:
+def search_audit(session: Session, chosen: AuditFilter, *, limit: int = 100, before_id: int | None = None) -> AuditPage:
     """One page of the events that the filter keeps, newest first, and how many there are in all."""
     conditions = _conditions(chosen)
     total = session.scalar(select(func.count()).select_from(Event).where(*conditions)) or 0

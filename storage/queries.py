@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, literal, not_, or_, select
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy import ColumnElement, case, func, or_, select
+from sqlalchemy.orm import Session, selectinload
 
 from storage.models import Attempt, Delivery, DeliveryItem, Instance, Job, Rejected, Result, Series, Study
 from storage.read_models import (
@@ -31,39 +31,27 @@ from storage.read_models import (
     StudyRow,
     StudyStory,
 )
+from storage.standing import BY_RANK, RANK, job_standing, standing_rank
 from storage.states import DeliveryState, JobState, StudyState
-
-_BY_RANK = tuple(Standing)
-_RANK = {standing: rank for rank, standing in enumerate(_BY_RANK)}
-_BY_OUTCOME = {
-    "findings": Standing.FINDINGS,
-    "no finding": Standing.NO_FINDING,
-    "refused": Standing.REFUSED,
-    "failed": Standing.FAILED,
-}
 
 
 def list_studies(session: Session, chosen: StudyFilter | None = None, *, offset: int = 0, limit: int = 50) -> StudyPage:
     """One page of the studies that the filter keeps, the newest activity first."""
     conditions = _study_conditions(chosen or StudyFilter())
     total = session.scalar(select(func.count()).select_from(Study).where(*conditions)) or 0
-    statement = (
-        select(Study, _standing_rank().label("rank"))
-        .where(*conditions)
-        .order_by(Study.last_received_at.desc(), Study.id.desc())
-        .offset(offset)
-        .limit(limit)
-    )
+    order = (Study.last_received_at.desc(), Study.id.desc())
+    ids = session.scalars(select(Study.id).where(*conditions).order_by(*order).offset(offset).limit(limit)).all()
+    statement = select(Study, standing_rank().label("rank")).where(Study.id.in_(ids)).order_by(*order)
     found = [(study, rank) for study, rank in session.execute(statement)]
     return StudyPage(_study_rows(session, found), total, offset, limit)
 
 
 def count_standings(session: Session) -> dict[Standing, int]:
     """How many studies stand where; standings that no study has are left out."""
-    rank = _standing_rank().label("rank")
+    rank = standing_rank().label("rank")
     inner = select(rank).select_from(Study).subquery()
     counts = session.execute(select(inner.c.rank, func.count()).group_by(inner.c.rank))
-    return {_BY_RANK[number]: count for number, count in counts}
+    return {BY_RANK[number]: count for number, count in counts}
 
 
 def study_id(session: Session, study_instance_uid: str) -> int | None:
@@ -73,7 +61,7 @@ def study_id(session: Session, study_instance_uid: str) -> int | None:
 
 def study_story(session: Session, study_id: int) -> StudyStory | None:
     """Everything known of one study but its events, or None where there is no such row."""
-    statement = select(Study, _standing_rank().label("rank")).where(Study.id == study_id)
+    statement = select(Study, standing_rank().label("rank")).where(Study.id == study_id)
     rows = _study_rows(session, [(study, rank) for study, rank in session.execute(statement)])
     if not rows:
         return None
@@ -169,57 +157,12 @@ def _study_conditions(chosen: StudyFilter) -> list[ColumnElement[bool]]:
             )
         )
     if chosen.standing is not None:
-        conditions.append(_standing_rank() == _RANK[chosen.standing])
+        conditions.append(standing_rank() == RANK[chosen.standing])
     if chosen.since is not None:
         conditions.append(Study.last_received_at >= chosen.since)
     if chosen.until is not None:
         conditions.append(Study.last_received_at < chosen.until)
     return conditions
-
-
-def _standing_rank() -> ColumnElement[int]:
-    """The rank of a study's standing, correlated to the `study` row of the enclosing statement."""
-    newer = aliased(Job)
-    replaced = exists().where(
-        newer.study_id == Job.study_id,
-        newer.rule == Job.rule,
-        or_(newer.revision > Job.revision, and_(newer.revision == Job.revision, newer.id > Job.id)),
-        newer.state != JobState.CANCELED,
-    )
-    current = (
-        select(func.max(_job_rank()))
-        .where(Job.study_id == Study.id, Job.state != JobState.CANCELED, not_(replaced))
-        .correlate(Study)
-        .scalar_subquery()
-    )
-    canceled = exists().where(Job.study_id == Study.id, Job.revision == Study.revision).correlate(Study)
-    without_job = case((canceled, _RANK[Standing.CANCELED]), else_=_RANK[Standing.NEVER_SELECTED])
-    return case(
-        (Study.state == StudyState.QUARANTINED, _RANK[Standing.QUARANTINED]),
-        (Study.state == StudyState.RECEIVING, _RANK[Standing.RECEIVING]),
-        else_=func.coalesce(current, without_job),
-    )
-
-
-def _job_rank() -> ColumnElement[int]:
-    outcome = Job.summary["outcome"].as_string()
-    return case(
-        (Job.state == JobState.IN_PROGRESS, _RANK[Standing.RUNNING]),
-        (Job.state == JobState.SCHEDULED, _RANK[Standing.WAITING]),
-        *((outcome == word, literal(_RANK[standing])) for word, standing in _BY_OUTCOME.items()),
-        else_=_RANK[Standing.FAILED],
-    )
-
-
-def _job_standing(job: Job) -> Standing:
-    """The same as `_job_rank`, for a row in hand."""
-    if job.state == JobState.IN_PROGRESS:
-        return Standing.RUNNING
-    if job.state == JobState.SCHEDULED:
-        return Standing.WAITING
-    if job.state == JobState.CANCELED:
-        return Standing.CANCELED
-    return _BY_OUTCOME.get((job.summary or {}).get("outcome", ""), Standing.FAILED)
 
 
 def _study_rows(session: Session, found: Sequence[tuple[Study, int]]) -> tuple[StudyRow, ...]:
@@ -228,7 +171,7 @@ def _study_rows(session: Session, found: Sequence[tuple[Study, int]]) -> tuple[S
     jobs = _current_jobs(session, ids)
     deliveries = _delivery_counts(session, jobs)
     return tuple(
-        _study_row(study, _BY_RANK[rank], contents.get(study.id), jobs[study.id], deliveries[study.id]) for study, rank in found
+        _study_row(study, BY_RANK[rank], contents.get(study.id), jobs[study.id], deliveries[study.id]) for study, rank in found
     )
 
 
@@ -314,7 +257,7 @@ def _job_row(job: Job) -> JobRow:
         rule=job.rule,
         model=job.model,
         state=JobState(job.state),
-        standing=_job_standing(job),
+        standing=job_standing(job),
         findings=len((job.summary or {}).get("findings", ())),
         reason=job.reason,
         attempt=job.attempt,

@@ -54,10 +54,7 @@ def stage_seconds(session: Session, *, since: datetime) -> dict[Stage, tuple[flo
         .where(Study.settled_at >= since, Study.revision == 1)
         .order_by(Study.id.desc())
         .limit(NEWEST),
-        Stage.WAIT: select(Job.created_at, Job.started_at)
-        .where(Job.started_at >= since)
-        .order_by(Job.id.desc())
-        .limit(NEWEST),
+        Stage.WAIT: select(Job.created_at, Job.started_at).where(Job.started_at >= since).order_by(Job.id.desc()).limit(NEWEST),
         Stage.RUN: select(Job.started_at, Job.ended_at)
         .where(Job.ended_at >= since, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
         .order_by(Job.id.desc())
@@ -89,11 +86,7 @@ def ended_jobs(session: Session) -> tuple[Ended, ...]:
     """Every job that ended, counted by model, outcome and reason code."""
     outcome = func.coalesce(Job.summary["outcome"].as_string(), "failed").label("outcome")
     reason = func.coalesce(Job.reason, "").label("reason")
-    inner = (
-        select(Job.model, outcome, reason)
-        .where(Job.state.in_([JobState.COMPLETED, JobState.FAILED]))
-        .subquery()
-    )
+    inner = select(Job.model, outcome, reason).where(Job.state.in_([JobState.COMPLETED, JobState.FAILED])).subquery()
     columns = (inner.c.model, inner.c.outcome, inner.c.reason)
     rows = session.execute(select(*columns, func.count()).group_by(*columns).order_by(*columns))
     return tuple(Ended(model, outcome, reason, count) for model, outcome, reason, count in rows)

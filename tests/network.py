@@ -197,9 +197,7 @@ class Wire:
                 return elements(body)
 
 
-def associate_rq(
-    contexts: Sequence[tuple[str, Sequence[str]]], *, calling: str, called: str, maximum_pdu: int = 131072
-) -> bytes:
+def associate_rq(contexts: Sequence[tuple[str, Sequence[str]]], *, calling: str, called: str, maximum_pdu: int = 131072) -> bytes:
     """An A-ASSOCIATE-RQ PDU (PS3.8 9.3.2)."""
     items = _item(0x10, APPLICATION_CONTEXT.encode())
     for number, (abstract, syntaxes) in enumerate(contexts):

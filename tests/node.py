@@ -61,6 +61,13 @@ class Node:
     settle_after_s: float = 1.0
     database_url: str = ""
     peers: Sequence[str] = ("MODALITY",)
+    bundle: Path | None = None
+    """Another model than the one shipped."""
+
+    def __post_init__(self) -> None:  # TEMPORARY
+        if "ACC_BUNDLE" in os.environ:
+            self.bundle = Path(os.environ["ACC_BUNDLE"])
+
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -315,7 +322,7 @@ def configuration(node: Node) -> str:
         _section(lines, "[[peers]]", {"ae_title": peer, "addresses": ["127.0.0.1"]})
     _section(lines, "[storage]", {"spool": str(node.spool), "database_url": node.database_url, "reserve_mb": 50.0})
     _section(lines, "[receive]", {"settle_after_s": node.settle_after_s})
-    _section(lines, "[[models]]", {"name": "brain-flair"})
+    _section(lines, "[[models]]", {"name": "brain-flair"} | ({"path": str(node.bundle)} if node.bundle else {}))
     for rule in node.rules:
         _section(lines, "[[rules]]", {"name": rule.name, "model": "brain-flair", "destinations": list(rule.destinations)})
         lines[-1:] = [rule.more, ""]

@@ -43,10 +43,15 @@ end
 """
 
 
-def program(name: str) -> str:
-    """The path of an installed program, on the system or in the environment of the tests. Fails or skips where it is absent."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+def program(name: str, *, of_environment: bool = False) -> str:
+    """The path of an installed program: of the system, or of the tests' environment, where pynetdicom has namesakes of DCMTK's.
+
+    Fails or skips where it is absent.
+    """
+    environment = str(Path(sys.executable).parent)
+    system = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != environment]
+    path = environment if of_environment else os.pathsep.join([*system, "/usr/bin", "/usr/sbin"])
+    found = shutil.which(name, path=path)
     if found is None:
         peer_missing(f"{name} is not installed")
     assert found is not None
@@ -138,8 +143,9 @@ def dcmqi_masks(
 ) -> dict[int, NDArray[np.bool_]]:
     """Each segment on the given grid, as dcmqi reads it: segment number to mask[slice, row, column]."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [program("segimage2itkimage"), "--inputDICOM", segmentation, "--outputDirectory", folder, "-p", "seg", "-t", "nii"]
-    answer = _run([str(part) for part in command])
+    where = ["--inputDICOM", str(segmentation), "--outputDirectory", str(folder)]
+    command = [program("segimage2itkimage", of_environment=True), *where, "-p", "seg", "-t", "nii"]
+    answer = _run(command)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     lps_to_index: NDArray[Any] = np.linalg.inv(affine_index_to_lps)
     masks = {}

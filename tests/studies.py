@@ -327,9 +327,7 @@ def segmentation(sources: Sequence[Dataset], seed: int = 0) -> Dataset:
     mask = np.zeros((len(sources), sources[0].Rows, sources[0].Columns), np.uint8)
     mask[len(sources) // 2, sources[0].Rows // 3 : sources[0].Rows // 2, sources[0].Columns // 3 : -8] = 1
     algorithm = AlgorithmIdentificationSequence("Box", codes.DCM.ArtificialIntelligence, "1")
-    segment = SegmentDescription(
-        1, "box", codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, "AUTOMATIC", algorithm
-    )
+    segment = SegmentDescription(1, "box", codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, "AUTOMATIC", algorithm)
     made = Segmentation(
         list(sources), mask, SegmentationTypeValues.BINARY, [segment],
         series_instance_uid=generate_uid(entropy_srcs=["seg series", sources[0].SeriesInstanceUID]),
@@ -352,9 +350,7 @@ def encoded(dataset: Dataset) -> bytes:
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_deflated:
         return _data_set_of(part10(dataset))
-    buffer = _Encoder(
-        is_little_endian=syntax != ExplicitVRBigEndian, is_implicit_vr=syntax == ImplicitVRLittleEndian
-    )
+    buffer = _Encoder(is_little_endian=syntax != ExplicitVRBigEndian, is_implicit_vr=syntax == ImplicitVRLittleEndian)
     return buffer.bytes_of(dataset)
 
 

@@ -48,9 +48,7 @@ def load_or_create_token(settings: Settings) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"web.token_file: {path}: {error}") from error
     if len(token) < MINIMUM_TOKEN_LENGTH:
-        raise SettingsError(
-            f"web.token_file: {path} holds {len(token)} characters, expected {MINIMUM_TOKEN_LENGTH} or more"
-        )
+        raise SettingsError(f"web.token_file: {path} holds {len(token)} characters, expected {MINIMUM_TOKEN_LENGTH} or more")
     return token
 
 

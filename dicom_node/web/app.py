@@ -80,9 +80,7 @@ def create_app(settings: Settings, database: Database, spool: Spool, token: str)
     )
 
 
-def web_server(
-    settings: Settings, database: Database, spool: Spool, token: str
-) -> tuple[uvicorn.Server, socket.socket]:
+def web_server(settings: Settings, database: Database, spool: Spool, token: str) -> tuple[uvicorn.Server, socket.socket]:
     """The server and its bound socket; `server.run([socket])` serves until told to stop. Raises OSError."""
     web = settings.web
     family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
@@ -105,9 +103,7 @@ def serve_web(settings: Settings, database: Database, spool: Spool) -> None:
     token = load_or_create_token(settings)
     server, listener = web_server(settings, database, spool, token)
     host, port = listener.getsockname()[:2]
-    log.info(
-        "web page is up", address=f"http://{_bracketed(host)}:{port}/", token_file=str(token_path(settings))
-    )
+    log.info("web page is up", address=f"http://{_bracketed(host)}:{port}/", token_file=str(token_path(settings)))
     with listener:
         server.run([listener])
 

@@ -32,8 +32,7 @@ MACHINE_PATHS = frozenset({"/readyz", "/metrics"})
 _FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'none'"
+        "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -91,13 +90,9 @@ class Doorkeeper:
 
     def _judge(self, request: Request) -> Response | Admitted:
         if host_of(request.headers.get("host", "")) not in self._hosts:
-            return self._speak(
-                request, 421, "Unknown host name", "Ask the administrator to add this name to web.host_names."
-            )
+            return self._speak(request, 421, "Unknown host name", "Ask the administrator to add this name to web.host_names.")
         if request.method not in ("GET", "HEAD"):
-            refused = self._speak(
-                request, 405, "Read only", "This page only shows; nothing can be sent to it."
-            )
+            refused = self._speak(request, 405, "Read only", "This page only shows; nothing can be sent to it.")
             refused.headers["Allow"] = "GET, HEAD"
             return refused
         path = request.url.path
@@ -115,13 +110,9 @@ class Doorkeeper:
         if shown is not None and same_secret(shown, self._token):
             return self._open_session(request)
         if shown is None and not bearer:
-            return self._unknown(
-                request, "Open the page with the access token that the node made at its start."
-            )
+            return self._unknown(request, "Open the page with the access token that the node made at its start.")
         if not self._failures.count(address_of(request)):
-            limited = self._speak(
-                request, 429, "Too many tries", "Wait a minute before trying another token."
-            )
+            limited = self._speak(request, 429, "Too many tries", "Wait a minute before trying another token.")
             limited.headers["Retry-After"] = "60"
             return limited
         self._audit(EventKind.ACCESS_DENIED, request, EventOutcome.MINOR_FAILURE, None, "wrong token")
@@ -136,9 +127,7 @@ class Doorkeeper:
         """Give the browser its cookie, and take the token out of its address line."""
         cookie = self._sessions.issue()
         name = self._sessions.name(cookie)
-        self._audit(
-            EventKind.ACCESS_GRANTED, request, EventOutcome.SUCCESS, f"session {name}", "session opened"
-        )
+        self._audit(EventKind.ACCESS_GRANTED, request, EventOutcome.SUCCESS, f"session {name}", "session opened")
         rest = urlencode([pair for pair in request.query_params.multi_items() if pair[0] != "token"])
         path = "/" + request.url.path.lstrip("/\\")
         answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
@@ -152,9 +141,7 @@ class Doorkeeper:
         )
         return answer
 
-    def _audit(
-        self, kind: EventKind, request: Request, outcome: EventOutcome, user: str | None, text: str
-    ) -> None:
+    def _audit(self, kind: EventKind, request: Request, outcome: EventOutcome, user: str | None, text: str) -> None:
         detail = {"text": text, "path": request.url.path[:200]}
         with self._database.write() as session:
             events.append(

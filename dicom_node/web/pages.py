@@ -73,9 +73,7 @@ class Pages:
         chosen = forms.study_filter(request.query_params)
         number = forms.page_number(request.query_params)
         with self._database.read() as session:
-            found = queries.list_studies(
-                session, chosen, offset=(number - 1) * STUDIES_PER_PAGE, limit=STUDIES_PER_PAGE
-            )
+            found = queries.list_studies(session, chosen, offset=(number - 1) * STUDIES_PER_PAGE, limit=STUDIES_PER_PAGE)
             counts = queries.count_standings(session)
         return page(
             request,
@@ -97,9 +95,7 @@ class Pages:
             story = queries.study_story(session, request.path_params["study_id"])
             if story is None:
                 raise HTTPException(404)
-            found = audit_search.study_events(
-                session, story.study.study_instance_uid, limit=EVENTS_OF_A_STUDY
-            )
+            found = audit_search.study_events(session, story.study.study_instance_uid, limit=EVENTS_OF_A_STUDY)
         self._audit_view(request, story.study.id)
         is_open = story.study.standing in (Standing.RECEIVING, Standing.WAITING, Standing.RUNNING)
         return page(
@@ -166,9 +162,7 @@ class Pages:
         found = None
         if asked:
             with self._database.read() as session:
-                found = audit_search.search_audit(
-                    session, chosen, limit=EVENTS_PER_PAGE, before_id=forms.number(query, "before")
-                )
+                found = audit_search.search_audit(session, chosen, limit=EVENTS_PER_PAGE, before_id=forms.number(query, "before"))
             self._audit_query(request, chosen, found.total, None)
         return page(
             request,

@@ -171,9 +171,7 @@ def series_fates(story: StudyStory, events: Iterable[AuditRow]) -> dict[str, tup
 def _add_plan(fates: dict[str, list[SeriesFate]], job: JobRow, plan: Plan) -> None:
     for uid in plan.analysed:
         if plan.refusal is not None:
-            fates[uid].append(
-                SeriesFate("refused", f"chosen by rule {job.rule}, refused: {plan.refusal.text}")
-            )
+            fates[uid].append(SeriesFate("refused", f"chosen by rule {job.rule}, refused: {plan.refusal.text}"))
         else:
             fates[uid].append(SeriesFate("chosen", f"chosen by rule {job.rule} for {job.model}"))
     for passed in plan.passed_over:
@@ -238,9 +236,7 @@ def person_name(value: str) -> str:
 def dicom_date(value: str) -> str:
     """A DICOM date as `YYYY-MM-DD`; anything else as it is."""
     try:
-        return (
-            date(int(value[:4]), int(value[4:6]), int(value[6:8])).isoformat() if len(value) == 8 else value
-        )
+        return date(int(value[:4]), int(value[4:6]), int(value[6:8])).isoformat() if len(value) == 8 else value
     except ValueError:
         return value
 
@@ -257,9 +253,7 @@ def file_size(size: int) -> str:
 
 def detail_text(detail: JsonObject) -> str:
     """An event's detail in one line: `key value; key value`."""
-    return "; ".join(
-        f"{key}: {_value(value)}" for key, value in detail.items() if value not in (None, "", [], {})
-    )
+    return "; ".join(f"{key}: {_value(value)}" for key, value in detail.items() if value not in (None, "", [], {}))
 
 
 def _value(value: object) -> str:

@@ -78,6 +78,4 @@ def page(
 
 def message(request: Request, status: int, title: str, sentence: str) -> Response:
     """A page with one sentence: an error, or the door."""
-    return page(
-        request, "message.html", status=status, title=title, sentence=sentence, asks_token=status == 401
-    )
+    return page(request, "message.html", status=status, title=title, sentence=sentence, asks_token=status == 401)

@@ -87,13 +87,19 @@ def draw_any(rng: np.random.Generator) -> Look:
         levels = rng.uniform(*_ELSEWHERE, size=len(Tissue)).astype(np.float32)
         levels[Tissue.AIR] = rng.uniform(0, 0.05)
         levels[Tissue.BONE] = rng.uniform(0, 0.4)
-    return Look(levels, look.fat, look.regional * 2, look.texture * 2, look.shading * 2.5, look.noise * 1.5,
-                float(rng.uniform(0.2, 2.5)), look.rim)
+    return Look(
+        levels,
+        look.fat,
+        look.regional * 2,
+        look.texture * 2,
+        look.shading * 2.5,
+        look.noise * 1.5,
+        float(rng.uniform(0.2, 2.5)),
+        look.rim,
+    )
 
 
-def paint(
-    tissue: NDArray[np.uint8], look: Look, rng: np.random.Generator, spacing_mm: tuple[float, ...]
-) -> NDArray[np.float32]:
+def paint(tissue: NDArray[np.uint8], look: Look, rng: np.random.Generator, spacing_mm: tuple[float, ...]) -> NDArray[np.float32]:
     """Signal of every voxel of tissue[plane, ...], before blur, shading and noise; the planes of a slab share their texture."""
     signal = look.levels[tissue]
     shape, step = tissue.shape[1:], min(spacing_mm)

@@ -66,6 +66,13 @@ def open_bank(folder: Path) -> Bank:
     return Bank(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "brain", "white")))
 
 
+def join_banks(banks: Sequence[Bank]) -> Bank | None:
+    """One bank of several, in memory; None of none."""
+    if not banks:
+        return None
+    return Bank(*(np.concatenate([getattr(bank, name) for bank in banks]) for name in ("image", "brain", "white")))
+
+
 def _fill(folder: Path, plan: BankPlan, processes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bank.json").unlink(missing_ok=True)
@@ -115,8 +122,10 @@ def _run_task(plan: BankPlan, task: Task) -> tuple[NDArray[np.float16], NDArray[
     atlas = _atlas(head)
     draw = brain_slice if plan.purpose == "brain" else healthy_slice
     cuts = [draw(rng, atlas, plan.shape, plan.spacing_mm) for _ in range(count)]
-    as_bytes = [np.stack([np.rint(part * 255).astype(np.uint8) for part in parts])
-                for parts in ([c.brain for c in cuts], [c.white for c in cuts])]
+    as_bytes = [
+        np.stack([np.rint(part * 255).astype(np.uint8) for part in parts])
+        for parts in ([c.brain for c in cuts], [c.white for c in cuts])
+    ]
     return np.stack([c.image for c in cuts]).astype(np.float16), as_bytes[0], as_bytes[1]
 
 

@@ -40,8 +40,11 @@ def _warped_planes(
     step = spacing_mm / _POINTS
     planes = 1 if thickness_mm < 1.5 else 2 if thickness_mm < 3.5 else 3
     depth = (np.arange(planes) - (planes - 1) / 2) * thickness_mm / planes
-    grid = np.stack(np.meshgrid(depth, (np.arange(rows) - (rows - 1) / 2) * step,
-                                (np.arange(columns) - (columns - 1) / 2) * step, indexing="ij"))
+    grid = np.stack(
+        np.meshgrid(
+            depth, (np.arange(rows) - (rows - 1) / 2) * step, (np.arange(columns) - (columns - 1) / 2) * step, indexing="ij"
+        )
+    )
     tilt, nod, turn = rng.normal(0, (0.05, 0.12, 0.09))
     about_row = np.array([[np.cos(tilt), 0, np.sin(tilt)], [0, 1, 0], [-np.sin(tilt), 0, np.cos(tilt)]])
     about_column = np.array([[np.cos(nod), np.sin(nod), 0], [-np.sin(nod), np.cos(nod), 0], [0, 0, 1]])

@@ -96,8 +96,16 @@ def head_from_atlas(
 
 def moderate(look: Look) -> Look:
     """An ordinary scanner: none of the imperfections at the end of its range."""
-    return Look(look.levels, min(look.fat, 1.8), min(look.regional, 0.05), min(look.texture, 0.02),
-                min(look.shading, 0.05), min(look.noise, 0.035), min(look.blur_mm, 0.7), min(look.rim, 0.1))
+    return Look(
+        look.levels,
+        min(look.fat, 1.8),
+        min(look.regional, 0.05),
+        min(look.texture, 0.02),
+        min(look.shading, 0.05),
+        min(look.noise, 0.035),
+        min(look.blur_mm, 0.7),
+        min(look.rim, 0.1),
+    )
 
 
 def _look_up(atlas: Atlas, points: FloatArray, turn: NDArray[np.float64], dz: float) -> NDArray[np.uint8]:

@@ -104,7 +104,9 @@ class AnomalyPainter:
         dx = (self._columns - centres[..., 1, None, None]) * self.spacing_mm
         stretch = (1 + 0.6 * torch.rand(count, _BLOBS, generator=g))[..., None, None]
         swap = torch.rand(count, _BLOBS, generator=g)[..., None, None] < 0.5
-        rho = torch.sqrt((dy * torch.where(swap, stretch, 1 / stretch)) ** 2 + (dx * torch.where(swap, 1 / stretch, stretch)) ** 2)
+        rho = torch.sqrt(
+            (dy * torch.where(swap, stretch, 1 / stretch)) ** 2 + (dx * torch.where(swap, 1 / stretch, stretch)) ** 2
+        )
         level = 1 - rho / radius[..., None, None]
         level = torch.where(present[..., None, None], level, torch.full_like(level, -9.0)).amax(1)
         return level + 0.15 * self._draw("medium", count, g)

@@ -168,9 +168,7 @@ def test_sender_is_served_while_fifty_half_pdus_hang(running: Running) -> None:
     assert len(running.instances()) == 1
 
 
-def test_oldest_silent_connection_makes_room_for_a_newcomer(
-    sqlite_database: Database, spool: Spool
-) -> None:
+def test_oldest_silent_connection_makes_room_for_a_newcomer(sqlite_database: Database, spool: Spool) -> None:
     receive = Receive(acse_timeout_s=30)
     with listening(sqlite_database, spool, receive=receive) as node, ExitStack() as stack:
         oldest = stack.enter_context(Wire(node.port))

@@ -17,7 +17,7 @@ from inference.card import Validity
 VALIDITY = Validity(
     modality="MR", body_part="BRAIN", contrast="FLAIR", echo_time_ms=(60, 500), inversion_time_ms=(1500, 3200),
     slices=(8, 400), pixel_spacing_mm=(0.3, 2.0), slice_spacing_mm=(0.5, 8.0), field_of_view_mm=(150, 320),
-    maximum_tilt_deg=40, age_years=(18, 100),
+    maximum_tilt_deg=35, age_years=(18, 100),
 )  # fmt: skip
 FLAIR = InstanceHeader(
     modality="MR", body_part_examined="BRAIN", series_description="AX FLAIR", image_type=("ORIGINAL", "PRIMARY"),
@@ -133,7 +133,8 @@ def test_each_condition_of_a_rule_has_its_reason(change: dict[str, object], rule
         ({"patient_age": "004Y"}, {}, "age"),
         ({"patient_age": "018M"}, {}, "age"),
         ({}, {"slices": 4}, "slices"),
-        ({"image_orientation": (0, 1, 0, 0, 0, -1)}, {}, "orientation"),
+        ({"image_orientation": (0, 1, 0, 0, 0, -1)}, {}, "pixel-spacing"),
+        ({"image_orientation": (1, 0, 0, 0, 0.73, -0.683)}, {"spacing_mm": 1.0, "slices": 180}, "orientation"),
         ({"pixel_spacing_mm": (2.5, 2.5)}, {}, "pixel-spacing"),
         ({}, {"spacing_mm": 12.0}, "slice-spacing"),
         ({"rows": 64, "columns": 64}, {}, "field-of-view"),
@@ -151,6 +152,13 @@ def test_each_limit_of_a_card_has_its_reason(change: dict[str, object], stack: d
 @pytest.mark.parametrize("words", ["AX FLAIR", "t2_tirm_tra_dark-fluid", "T2 FLAIR", "ep2d_x", ""])
 def test_without_echo_and_inversion_time_the_words_or_the_pixels_decide(words: str) -> None:
     facts = series(replace(FLAIR, echo_time_ms=None, inversion_time_ms=None, series_description=words))
+
+    assert outside(VALIDITY, facts.headers, stack_of(facts.headers)) is None
+
+
+def test_a_sagittal_series_with_small_cubic_voxels_is_as_good_as_an_axial_one() -> None:
+    sagittal = replace(FLAIR, image_orientation=(0, 1, 0, 0, 0, -1), pixel_spacing_mm=(1.0, 1.0))
+    facts = series(sagittal, slices=176, spacing_mm=1.0)
 
     assert outside(VALIDITY, facts.headers, stack_of(facts.headers)) is None
 

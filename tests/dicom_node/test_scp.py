@@ -103,9 +103,7 @@ class TestDcmtk:
          ("-xv", "1.2.840.10008.1.2.4.90"), ("-xi", IMPLICIT), ("-xb", ExplicitVRBigEndian),
          ("-xd", DeflatedExplicitVRLittleEndian)],
     )  # fmt: skip
-    def test_storescu_may_propose_any_syntax(
-        self, running: Running, tmp_path: Path, option: str, syntax: str
-    ) -> None:
+    def test_storescu_may_propose_any_syntax(self, running: Running, tmp_path: Path, option: str, syntax: str) -> None:
         image = studies.series(replace(SMALL, slices=1, rows=64, columns=64))[0]
         if syntax in studies.COMPRESSED_SYNTAXES:
             image = studies.compressed(image, syntax)
@@ -153,9 +151,7 @@ class TestRejections:
         ("calling", "called", "answer"),
         [("STRANGER", CALLED, (1, 1, 3)), (CALLING, "OTHER", (1, 1, 7)), ("STRANGER", "OTHER", (1, 1, 7))],
     )
-    def test_titles_that_are_not_known(
-        self, running: Running, calling: str, called: str, answer: tuple[int, int, int]
-    ) -> None:
+    def test_titles_that_are_not_known(self, running: Running, calling: str, called: str, answer: tuple[int, int, int]) -> None:
         with Wire(running.port) as wire:
             kind, content = wire.associate(calling=calling, called=called)
 
@@ -460,9 +456,7 @@ class TestDurability:
         wait_until(lambda: not any((running.spool.root / "temporary").iterdir()))
         wait_until(lambda: running.listener.associations == 0)
 
-    def test_association_left_open_by_a_killed_listener_is_closed_at_start(
-        self, sqlite_database: Database, spool: Spool
-    ) -> None:
+    def test_association_left_open_by_a_killed_listener_is_closed_at_start(self, sqlite_database: Database, spool: Spool) -> None:
         with listening(sqlite_database, spool) as node:
             at = node.listener._now()
         with sqlite_database.write() as session:

@@ -176,9 +176,7 @@ def test_a_smooth_field_has_zero_mean_and_unit_variance_and_no_steps(wavelength:
     assert np.abs(np.diff(field, axis=0)).max() < 6 / wavelength + 0.15
 
 
-def painted(
-    seed: int, severity: float, count: int = 32
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def painted(seed: int, severity: float, count: int = 32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     painter = AnomalyPainter((64, 48), 2.5, seed=1, fields=16)
     brain = torch.zeros(count, 1, 64, 48)
     brain[:, :, 8:56, 6:42] = 1

@@ -48,7 +48,7 @@ def head_volume(name: str) -> tuple[Volume, NDArray[np.bool_], NDArray[np.float6
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
     lps = index @ matrix[:3, :3].T + matrix[:3, 3]
     centre = np.array([12.0, -7.0, 30.0])
-    lesion_centre = centre + (14, -11, 9)
+    lesion_centre = centre + np.array([14.0, -11.0, 9.0])
     brain = np.linalg.norm(lps - centre, axis=-1) < 44
     lesion = np.linalg.norm(lps - lesion_centre, axis=-1) < 10
     image = np.where(lesion, 300.0, np.where(brain, 100.0, 0.0)).astype(np.float32)
@@ -78,15 +78,11 @@ def test_the_network_sees_slices_foot_to_head_front_to_back_right_to_left(name: 
     volume, _, _ = head_volume(name)
 
     prepared = prepare(volume, card(), everything_bright)
-    slices, rows, columns = np.argwhere(prepared.images > 4.0).mean(axis=0) - np.argwhere(
-        prepared.brain
-    ).mean(axis=0)
+    slices, rows, columns = np.argwhere(prepared.images > 4.0).mean(axis=0) - np.argwhere(prepared.brain).mean(axis=0)
 
     assert slices * prepared.spacing_mm[0] == pytest.approx(9, abs=4.5)  # the lesion lies 9 mm to the head,
     assert rows * prepared.spacing_mm[1] == pytest.approx(-11, abs=5.5)  # 11 mm to the front,
-    assert columns * prepared.spacing_mm[2] == pytest.approx(
-        14, abs=4.5
-    )  # 14 mm to the left; tilted up to 14 degrees
+    assert columns * prepared.spacing_mm[2] == pytest.approx(14, abs=4.5)  # 14 mm to the left; tilted up to 14 degrees
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -166,20 +162,14 @@ def test_the_median_of_nothing_is_one() -> None:
     target=st.floats(0.8, 3.0),
     seed=st.integers(0, 99),
 )
-def test_resampling_keeps_a_constant_and_a_ramp(
-    points: int, spacing: float, target: float, seed: int
-) -> None:
+def test_resampling_keeps_a_constant_and_a_ramp(points: int, spacing: float, target: float, seed: int) -> None:
     del seed
     old = (points, points, 3)
     grid = network_grid(old, (spacing, spacing, 1.0), (target, target))
-    ramp = np.broadcast_to(((np.arange(points) - (points - 1) / 2) * spacing)[:, None, None], old).astype(
-        np.float32
-    )
+    ramp = np.broadcast_to(((np.arange(points) - (points - 1) / 2) * spacing)[:, None, None], old).astype(np.float32)
 
     seen = resample(ramp, (spacing, spacing, 1.0), grid, order=1)
-    flat = resample(
-        np.ones(old, np.float32), (spacing, spacing, 1.0), Grid(grid.shape, grid.spacing_mm), order=1
-    )
+    flat = resample(np.ones(old, np.float32), (spacing, spacing, 1.0), Grid(grid.shape, grid.spacing_mm), order=1)
 
     place = (np.arange(grid.shape[0]) - (grid.shape[0] - 1) / 2) * grid.spacing_mm[0]
     wide = max(spacing, grid.spacing_mm[0])

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from storage import reception
 from storage.database import Database
 from storage.models import Delivery, DeliveryItem, Event, Job, Result, Study
-from storage.reception import ReceivedInstance, Receipt
+from storage.reception import Receipt, ReceivedInstance
 from storage.states import DeliveryState, JobState
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -83,9 +83,7 @@ def test_every_revision_can_be_reached_from_the_one_before_and_left_again(databa
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.peer)])
-def test_several_processes_upgrade_an_empty_database_at_once(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_several_processes_upgrade_an_empty_database_at_once(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if kind == "sqlite":
         url = f"sqlite:///{tmp_path / 'new' / 'fovea.sqlite'}"
     else:
@@ -132,7 +130,7 @@ def test_sqlite_replace_is_refused_too(sqlite_database: Database) -> None:
 
     with pytest.raises(DBAPIError, match="never changed or deleted"), sqlite_database.write() as session:
         columns = ", ".join(column.name for column in Event.__table__.columns)
-        session.execute(text(f'REPLACE INTO event SELECT {columns.replace("user", chr(34) + "user" + chr(34))} FROM event'))
+        session.execute(text(f"REPLACE INTO event SELECT {columns.replace('user', chr(34) + 'user' + chr(34))} FROM event"))
 
 
 @pytest.mark.peer

@@ -126,9 +126,7 @@ def test_job_row_follows_the_table_with_one_event_for_each_move(filled: Database
 
 @ANY_ORDER
 @given(happenings=st.lists(st.sampled_from(DeliveryEvent), min_size=1, max_size=12))
-def test_delivery_row_follows_the_table_with_one_event_for_each_move(
-    filled: Database, happenings: list[DeliveryEvent]
-) -> None:
+def test_delivery_row_follows_the_table_with_one_event_for_each_move(filled: Database, happenings: list[DeliveryEvent]) -> None:
     for happening in happenings:
         with filled.read() as session:
             before, events = DeliveryState(session.scalars(select(Delivery.state)).one()), count_events(session)
