@@ -13,8 +13,7 @@ import typer
 from dicom_node.console import UNSUITABLE, AsJson, CommandError, Config, opened, print_json
 
 if TYPE_CHECKING:
-    from highdicom import Volume
-
+    from dicom_node.series import SeriesVolume
     from inference.types import Localization
 
 
@@ -60,14 +59,14 @@ def localize(
     from inference.localizer import Context, load_localizer
 
     try:
-        volume, notes = _volume_of(source)
+        series = _series_of(source)
     except UnsuitableSeries as error:
         raise CommandError(f"{error.code}: {error}", UNSUITABLE) from error
     localizer = load_localizer(bundle or shipped_models() / "brain-flair", recipe or None, device=device)
-    context = Context(seed=seed, threads=os.cpu_count(), remarks=notes)
-    localization = localizer.localize(volume, context)
+    context = Context(seed=seed, threads=os.cpu_count(), remarks=series.notes)
+    localization = localizer.localize(series.volume, context)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out, volume, localization)
+    _write(out, series, localization)
     count = len(localization.findings)
     cost = localization.provenance.cost
     typer.echo(
@@ -81,18 +80,16 @@ def localize(
         )
 
 
-def _volume_of(source: Path) -> tuple[Volume, tuple[str, ...]]:
-    if source.is_dir():
-        from dicom_node.series import read_series
-
-        read = read_series(sorted(one for one in source.rglob("*") if one.is_file()))
-        return read.volume, read.notes
+def _series_of(source: Path) -> SeriesVolume:
+    from dicom_node.series import SeriesVolume, read_series
     from inference.nifti import volume_from_nifti
 
-    return volume_from_nifti(source), ()
+    if source.is_dir():
+        return read_series(sorted(one for one in source.rglob("*") if one.is_file()))
+    return SeriesVolume(volume_from_nifti(source), source=(), frames=(), notes=())
 
 
-def _write(out: Path, volume: Volume, localization: Localization) -> None:
+def _write(out: Path, series: SeriesVolume, localization: Localization) -> None:
     import nibabel
 
     from dicom_node.pictures import draw
@@ -115,5 +112,5 @@ def _write(out: Path, volume: Volume, localization: Localization) -> None:
         "provenance": asdict(localization.provenance),
     }
     (out / "findings.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    for picture in draw(volume, localization):
+    for picture in draw(series, localization):
         (out / picture.name).write_bytes(picture.data)

@@ -120,6 +120,8 @@ def render(shown: Slice, longer_side: int, numbers: set[int]) -> Image.Image:
 
 def _image_name(series: SeriesVolume, index: int) -> str:
     """What a viewer calls the slice: its Instance Number, or the frame of a multi-frame image."""
+    if not series.source:
+        return f"slice {index + 1}"
     instance, frame = series.source_of(index)
     if frame is not None:
         return f"frame {frame}"

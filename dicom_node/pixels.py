@@ -52,7 +52,8 @@ def read_pixels(path: Path) -> FloatArray:
             Unsuitable.UNDECODABLE, f"pixels of instance {uid} ({syntax}) cannot be decoded: {type(error).__name__}"
         ) from error
     frames = stored.reshape(-1, dataset.Rows, dataset.Columns)
-    rescaled = _rescaled(dataset, frames)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rescaled = _rescaled(dataset, frames)
     if not np.all(np.isfinite(rescaled)):
         raise UnsuitableSeries(Unsuitable.BAD_RESCALE, f"instance {uid}: rescaled pixels are not all finite numbers")
     return rescaled
@@ -111,6 +112,7 @@ def _stored_values(dataset: Dataset, array: NDArray[np.generic]) -> NDArray[np.g
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if stored == allocated or UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
         return array
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # big endian files give big endian arrays
     low = int(dataset.HighBit) + 1 - stored
     unsigned = array.view(f"u{array.dtype.itemsize}")
     if dataset.PixelRepresentation == 0:

@@ -130,12 +130,7 @@ def _decide_one(study: StudyFacts, rule: Rule, validity: Validity, taken_by: str
         reason = Reason("model-taken", f"rule {taken_by} already runs {rule.model} on this study")
         return Decision(rule, (), None, None, reason)
     stacks = {series.series_instance_uid: stack_of(series.headers) for series in study.series}
-    verdicts = []
-    for series in study.series:
-        stack = stacks[series.series_instance_uid]
-        unmet = unmet_condition(rule, series, stack)
-        reason = unmet or outside(validity, series.headers, stack)
-        verdicts.append(SeriesVerdict(series, unmet is None, reason))
+    verdicts = [_judge(rule, series, stacks[series.series_instance_uid], validity) for series in study.series]
     suitable = [v.series for v in verdicts if v.reason is None]
     if suitable:
         best = min(suitable, key=lambda one: _preference(one, stacks[one.series_instance_uid]))
@@ -151,6 +146,11 @@ def _decide_one(study: StudyFacts, rule: Rule, validity: Validity, taken_by: str
         return Decision(rule, tuple(verdicts), None, None)
     refused = min(selected, key=lambda v: _preference(v.series, stacks[v.series.series_instance_uid]))
     return Decision(rule, tuple(verdicts), refused.series, refused.reason)
+
+
+def _judge(rule: Rule, series: SeriesFacts, stack: Stack, validity: Validity) -> SeriesVerdict:
+    unmet = unmet_condition(rule, series, stack)
+    return SeriesVerdict(series, unmet is None, unmet or outside(validity, series.headers, stack))
 
 
 def _preference(series: SeriesFacts, stack: Stack) -> tuple[float, int, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +21,13 @@ from pynetdicom import evt
 
 from dicom_node.ae import Acceptance, acceptor, may_send
 from dicom_node.dimse import StoreDimse
-from dicom_node.guard import GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
+from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
 from dicom_node.rows import RowWriter
 from dicom_node.settings import Settings
 from dicom_node.store import Source, StoreService
 from storage.database import Database, DatabaseBusy
 from storage.reception import close_association, close_interrupted, open_association, refuse_association
+from storage.reconcile import reconcile
 from storage.spool import Spool, SpoolError
 
 MEGABYTE = 1024 * 1024
@@ -37,6 +38,7 @@ BACKLOG = 128
 PENDING_CONNECTIONS = 128
 """Connections without association at once; a hospital's probes and a burst of modalities stay far below."""
 SWEEP_S = 0.5
+RECONCILE_S = 3600.0
 STOP_S = 5.0
 """How long `stop` waits for aborted associations to end."""
 
@@ -168,6 +170,11 @@ class Listener:
         """Accept or refuse; runs before pynetdicom's own negotiation, in the association's thread."""
         association = event.assoc
         self._pending.remove(association)
+        if not _is_well_formed(association.requestor.primitive.presentation_context_definition_list):
+            association.dul.socket.refuse(INVALID_PDU_PARAMETER)
+            association.is_aborted = True
+            association.kill()
+            return
         try:
             rejection = self._admitted(association)
         except Exception:  # pynetdicom would log this and go on to accept
@@ -261,10 +268,38 @@ class Listener:
         except DatabaseBusy:
             self._log.warning("end of association not written; the next start does it", association=number)
 
+    def _reconcile(self) -> None:
+        """Remove files that a crash left without row; they were never acknowledged, and their senders send them again."""
+        try:
+            with self._database.read() as session:
+                found = reconcile(session, self._spool)
+        except (DatabaseBusy, SpoolError) as error:
+            self._log.warning("spool not reconciled", error=type(error).__name__)
+            return
+        if found.removed or found.lost:
+            self._log.warning("spool reconciled", removed=found.removed, lost=len(found.lost))
+
     def _sweep_until_stopped(self) -> None:
         """Close what ended without telling: a broken connection, a failed negotiation."""
+        reconcile_at = time.monotonic()
         while not self._stopping.wait(SWEEP_S):
+            if time.monotonic() >= reconcile_at:
+                self._reconcile()
+                reconcile_at = time.monotonic() + RECONCILE_S
             with self._lock:
                 ended = [association for association in self._open if association.ident and not association.is_alive()]
             for association in ended:
+                shut(association)
+                association.dul.kill_dul()
                 self._close(association, "aborted")
+
+
+def _is_well_formed(contexts: Iterable[Any]) -> bool:
+    """True for 1 to 128 contexts with different odd numbers, a SOP class and a transfer syntax each (PS3.8 9.3.2.2).
+
+    pynetdicom's negotiation raises on others, and the peer would never be answered.
+    """
+    proposed = list(contexts)
+    numbers = {context.context_id for context in proposed if context.context_id % 2}
+    is_complete = all(context.abstract_syntax and context.transfer_syntax for context in proposed)
+    return is_complete and 1 <= len(proposed) == len(numbers)

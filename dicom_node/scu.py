@@ -8,6 +8,7 @@ uncompressed file re-encoded.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,10 +144,11 @@ def echo(destination: Destination, calling_ae_title: str) -> SendError | None:
         return error
     if not association.accepted_contexts:
         return SendError("refused", f"{_name(destination)} does not accept C-ECHO", permanent=True)
+    began = time.monotonic()
     status = association.send_c_echo()
     _end(association)
     if "Status" not in status:
-        return _no_answer(association, destination)
+        return _no_answer(destination, time.monotonic() - began)
     if status.Status != 0x0000:
         return SendError("busy", f"{_name(destination)} answered C-ECHO with 0x{status.Status:04X}", permanent=False)
     return None
@@ -224,9 +226,10 @@ def _send_batch(
     try:
         accepted = {(str(one.abstract_syntax), str(one.transfer_syntax[0])) for one in association.accepted_contexts}
         for ready in batch:
+            began = time.monotonic()
             sent = _send_one(association, ready, accepted)
             if sent is None:
-                return _no_answer(association, destination)
+                return _no_answer(destination, time.monotonic() - began)
             on_each(sent)
             if not sent.stored:
                 outcome.append(_error(sent))
@@ -294,8 +297,8 @@ def _association_error(association: Any, destination: Destination) -> SendError 
     return SendError("association-aborted", f"{_name(destination)} aborted the association", permanent=False)
 
 
-def _no_answer(association: Any, destination: Destination) -> SendError:
-    if association.is_aborted and not association.is_established:
+def _no_answer(destination: Destination, waited_s: float) -> SendError:
+    if waited_s < destination.timeout_s:
         return SendError("association-aborted", f"association with {_name(destination)} was aborted", permanent=False)
     return SendError("no-answer", f"{_name(destination)} did not answer in time", permanent=False)
 

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from dicom_node.settings import Audit, SettingsError
 from storage import anchor as anchors
 from storage import seal as chain
-from storage.anchor import Anchor
+from storage.anchor import Anchor, Head
 from storage.database import Database
-from storage.seal import Fault, Head
+from storage.seal import Fault
 
 SHORTEST_KEY = 32
 

@@ -49,6 +49,8 @@ class Behaviour:
     """Abort each association instead of answering the object after this many."""
     syntaxes: tuple[str, ...] = ()
     """Transfer syntaxes it accepts; all that can be decoded where empty."""
+    silent: bool = False
+    """Take C-STORE requests and never answer."""
 
 
 class SimulatedPacs:
@@ -66,10 +68,12 @@ class SimulatedPacs:
         self._attempts = 0
         self._last_at = time.monotonic()
         self._server: Any = None
+        self._stopping = threading.Event()
 
     def start(self) -> int:
         """Listen; the port. After `stop` it comes back on the same port with what it had."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._stopping.clear()
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"
         entity = named(AE(ae_title=self.ae_title))
         entity.add_supported_context(VERIFICATION)
@@ -87,6 +91,7 @@ class SimulatedPacs:
         """Go down: connections are refused from now on."""
         if self._server is not None:
             associations = list(self._server.active_associations)
+            self._stopping.set()
             self._server.shutdown()
             self._server = None
             for association in associations:
@@ -152,6 +157,8 @@ class SimulatedPacs:
         if behaviour.abort_after is not None and attempt > behaviour.abort_after:
             event.assoc.abort()
             return 0x0110
+        if behaviour.silent:
+            self._stopping.wait()
         status = behaviour.statuses.get(instance_uid, behaviour.statuses.get(class_uid, 0x0000))
         if scu.meaning(status)[0] in (scu.Meaning.STORED, scu.Meaning.STORED_WITH_WARNING):
             self._keep(event, class_uid, instance_uid)

@@ -19,6 +19,8 @@ BRIGHTEST = 2.5
 """Normalised intensities above this are cut off, in training as well."""
 _HEAD_QUANTILE = 0.9  # of the voxels above the mean: the intensity that becomes 1
 _BATCH = 32
+_ORDINARY_SHARE = 0.72
+_REGROWTH = 1.3
 
 
 class BrainMask:
@@ -33,7 +35,7 @@ class BrainMask:
 
     def __call__(self, images: FloatArray) -> BoolArray:
         """The brain on the grid of `images`, whose in-plane spacing must be the network's `grid_spacing_mm`."""
-        return clean(self.probability(images), self._threshold)
+        return without_neck(images, without_scalp(clean(self.probability(images), self._threshold)))
 
     def probability(self, images: FloatArray) -> FloatArray:
         """The network's own opinion, 0..1, on the grid of `images`."""
@@ -71,6 +73,51 @@ def clean(probability: FloatArray, threshold: float = 0.5) -> BoolArray:
     largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
     brain = ndimage.binary_dilation(largest, cross, iterations=3) & rough
     return np.stack([ndimage.binary_fill_holes(part) for part in brain])
+
+
+def without_neck(images: FloatArray, brain: BoolArray) -> BoolArray:
+    """The mask without the slices at its foot end that do not look like brain.
+
+    Brain is even: nine pixels in ten lie between 0.6 and 1.6 times its median. In the neck, dark bone and bright fat lie
+    inside a false mask. Slices go from the foot end, within its lower third, as long as fewer than 72 % of their pixels are
+    ordinary; one better slice between two such does not stop it. Measured on glioma development patients.
+    """
+    levels = np.flatnonzero(brain.any(axis=(1, 2)))
+    if levels.size < 6:
+        return brain
+    median = float(np.median(images[brain]))
+    lower = levels[: levels.size // 3]
+    ordinary = [_ordinary(images[level][brain[level]], median) for level in lower]
+    cut, passed = 0, 0
+    for number, share in enumerate(ordinary):
+        if share < _ORDINARY_SHARE:
+            cut, passed = number + 1, 0
+        else:
+            passed += 1
+            if passed > 1:
+                break
+    kept = brain.copy()
+    kept[levels[:cut]] = False
+    return kept
+
+
+def without_scalp(brain: BoolArray) -> BoolArray:
+    """The mask without slices above the vertex: where it has shrunk to a third of its largest and then grows again."""
+    areas = brain.sum(axis=(1, 2))
+    top = int(np.argmax(areas))
+    smallest = areas[top]
+    for level in range(top + 1, len(areas)):
+        if smallest < areas[top] / 3 and areas[level] > _REGROWTH * smallest:
+            kept = brain.copy()
+            kept[level:] = False
+            return kept
+        smallest = min(smallest, areas[level])
+    return brain
+
+
+def _ordinary(values: FloatArray, median: float) -> float:
+    """The share of values between 0.6 and 1.6 medians."""
+    return float(np.mean((values > 0.6 * median) & (values < 1.6 * median)))
 
 
 def _number(network: nn.Module, name: str) -> float:

@@ -1,7 +1,7 @@
 """Events: one row for each thing that happened, written in the transaction of the thing itself.
 
-History, audit messages (PS3.15 A.5) and the hash chain are all made from these rows. Details are small JSON objects: UIDs, counts,
-codes; never pixel data, and of the patient only the ID and the accession number, each in its own column.
+History, audit messages (PS3.15 A.5) and the hash chain are all made from these rows. Details are small JSON objects: UIDs,
+counts, codes; never pixel data, and of the patient only the ID and the accession number, each in its own column.
 """
 
 from __future__ import annotations

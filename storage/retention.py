@@ -1,4 +1,4 @@
-"""Which files may go, and when: received files, results and pictures of a study that was answered long ago. Rows and events stay."""
+"""Which files may go, and when: received files, results and pictures of studies answered long ago. Rows and events stay."""
 
 from __future__ import annotations
 

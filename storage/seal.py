@@ -22,7 +22,7 @@ from storage.models import Event, Seal
 
 START = "0" * 64
 WINDOW = 20_000
-"""How far an event's number may lie behind the newest sealed one and still be on its way: PostgreSQL gives numbers out before commit."""
+"""How far an event's number may lie behind the newest sealed one and still be on its way: numbers are given before commits."""
 _SEAL_LOCK = 0x5365616C
 """Key of PostgreSQL's advisory lock that keeps a second sealer waiting: "Seal" in ASCII."""
 _COMPARED_AT_MOST = 100

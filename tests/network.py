@@ -129,6 +129,13 @@ def run_storescu(
     )
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Wire:
     """One TCP connection that speaks DICOM as badly as the test wants."""
 

@@ -63,11 +63,6 @@ class Node:
     peers: Sequence[str] = ("MODALITY",)
     bundle: Path | None = None
     """Another model than the one shipped."""
-
-    def __post_init__(self) -> None:  # TEMPORARY
-        if "ACC_BUNDLE" in os.environ:
-            self.bundle = Path(os.environ["ACC_BUNDLE"])
-
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None

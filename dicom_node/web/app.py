@@ -6,7 +6,10 @@ the machines that watch the node. Whoever wants to change something uses the com
 
 from __future__ import annotations
 
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -99,18 +102,36 @@ def web_server(settings: Settings, database: Database, spool: Spool, token: str)
 
 
 def serve_web(settings: Settings, database: Database, spool: Spool) -> None:
-    """Show the page until the process is told to stop (SIGTERM, SIGINT). Raises OSError, SettingsError."""
+    """Show the page until the process is told to stop (SIGTERM, SIGINT), then return; for the main thread.
+
+    Raises OSError where the address is taken, SettingsError where the token cannot be read.
+    """
     token = load_or_create_token(settings)
     server, listener = web_server(settings, database, spool, token)
     host, port = listener.getsockname()[:2]
     log.info("web page is up", address=f"http://{_bracketed(host)}:{port}/", token_file=str(token_path(settings)))
-    with listener:
+    with listener, _signals_stop(server):
         server.run([listener])
 
 
 def sign_in_address(host: str, port: int, token: str) -> str:
     """The address that opens the page in a browser; it holds the token, so show it only to a person."""
     return f"http://{_bracketed(host)}:{port}/studies?token={token}"
+
+
+@contextmanager
+def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the server only: uvicorn raises them again afterwards, and the caller has more to do."""
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _bracketed(host: str) -> str:

@@ -121,7 +121,7 @@ def _analyse_under_fire(node: Node, reaper: Reaper, uid: str) -> None:
     """Strike while the study settles and is analysed; the results must be made, and nowhere to go."""
     wait_until("the study is settled", lambda: node.told(uid).study.state is StudyState.SETTLED, 60)
     for _ in range(KILLS_WHILE_ANALYSING):
-        reaper.strike(9.0)
+        reaper.strike(7.0)
 
     def waits_for_the_pacs() -> bool:
         jobs = node.told(uid).jobs

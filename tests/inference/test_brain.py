@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from inference.brain import BrainMask, clean, normalise_head
+from inference.brain import BrainMask, clean, normalise_head, without_neck, without_scalp
 from inference.bundle import load_bundle
 from inference.data import Lgg, axial_volume, nichart
 from inference.phantom import synthetic_head
@@ -67,6 +67,37 @@ def test_a_thin_bridge_does_not_bring_the_scalp_along() -> None:
     brain = clean(likely)
 
     assert not brain[10, 50, 30]
+
+
+def test_slices_of_the_neck_are_cut_away_and_those_of_the_brain_stay() -> None:
+    rng = np.random.default_rng(0)
+    brain = np.ones((12, 30, 30), dtype=np.bool_)
+    images = rng.normal(100, 8, brain.shape).astype(np.float32)
+    images[:2] = rng.choice([20.0, 100.0, 260.0], (2, 30, 30))  # bone, muscle, fat
+
+    found = without_neck(images, brain)
+
+    assert not found[:2].any()
+    assert found[2:].all()
+
+
+def test_a_large_tumour_at_the_skull_base_is_not_taken_for_neck() -> None:
+    brain = np.ones((12, 30, 30), dtype=np.bool_)
+    images = np.full(brain.shape, 100.0, dtype=np.float32)
+    images[:3, :14, :14] = 220  # a fifth of the slice
+
+    assert without_neck(images, brain).all()
+
+
+def test_a_mask_that_grows_again_above_the_vertex_is_scalp() -> None:
+    brain = np.zeros((10, 40, 40), dtype=np.bool_)
+    for level, side in enumerate((20, 30, 40, 36, 30, 20, 10, 24, 20, 0)):
+        brain[level, :side, :side] = True
+
+    found = without_scalp(brain)
+
+    assert found[:7].sum() == brain[:7].sum()
+    assert not found[7:].any()
 
 
 def test_no_brain_gives_an_empty_mask() -> None:

@@ -45,7 +45,7 @@ def test_write_commits_and_read_sees_it_in_utc(database: Database) -> None:
 
 
 def test_write_rolls_back_on_any_exception(database: Database) -> None:
-    with pytest.raises(KeyError), database.write() as session:
+    with pytest.raises(KeyError), database.write() as session:  # noqa: PT012  # the block is one transaction
         events.append(session, EventKind.NODE_STARTED, at=at())
         session.flush()
         raise KeyError("a bug")
@@ -54,7 +54,7 @@ def test_write_rolls_back_on_any_exception(database: Database) -> None:
 
 
 def test_read_refuses_to_write(database: Database) -> None:
-    with pytest.raises((DBAPIError, DatabaseBusy)), database.read() as session:
+    with pytest.raises((DBAPIError, DatabaseBusy)), database.read() as session:  # noqa: PT012  # the block is one transaction
         session.execute(insert(Clock).values(name="settle", holder="a", monotonic_s=0.0, beat_at=at()))
         session.commit()
 
@@ -140,7 +140,7 @@ def test_connections_cut_by_the_server_are_replaced(postgres_server: PostgresSer
 def test_no_patient_in_a_database_error(database: Database) -> None:
     take(database, received(patient_name="Secret^Name"))
 
-    with pytest.raises(IntegrityError) as caught, database.write() as session:
+    with pytest.raises(IntegrityError) as caught, database.write() as session:  # noqa: PT012  # the block is one transaction
         values = {"study_instance_uid": "1.2.3", "state": "RECEIVING", "patient_name": "Secret^Name"}
         session.execute(insert(Study).values(**values, first_received_at=at(), last_received_at=at()))
 

@@ -128,7 +128,7 @@ def test_audit_rows_cannot_be_changed_or_deleted(database: Database, table: str,
 def test_sqlite_replace_is_refused_too(sqlite_database: Database) -> None:
     fill(sqlite_database)
 
-    with pytest.raises(DBAPIError, match="never changed or deleted"), sqlite_database.write() as session:
+    with pytest.raises(DBAPIError, match="never changed or deleted"), sqlite_database.write() as session:  # noqa: PT012  # the block is one transaction
         columns = ", ".join(column.name for column in Event.__table__.columns)
         session.execute(text(f"REPLACE INTO event SELECT {columns.replace('user', chr(34) + 'user' + chr(34))} FROM event"))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import DataError
 
 from storage import queue, reception
 from storage.database import Database
@@ -188,6 +189,25 @@ def test_without_any_patient_id_another_name_is_another_patient(database: Databa
 
     assert take(database, received(number=2, patient_id="")) is Receipt.NEW
     assert take(database, received(number=3, patient_id="", patient_name="Roe^Jane")) is Receipt.HELD
+
+
+@pytest.mark.peer
+def test_an_object_that_could_not_be_taken_makes_no_file_superfluous(postgres_url: str) -> None:
+    """A group commit goes on after one object failed: the file of the row that stays must stay."""
+    opened = Database(postgres_url)
+    take(opened, received())
+    bad = received(patient_id="P2", transfer_syntax_uid="1." * 60, path=path("x", 2))
+
+    with opened.write() as session:
+        with pytest.raises(DataError), session.begin_nested():
+            reception.record(session, None, bad, peer="PACS", at=at())
+        receipt = reception.record(session, None, received(number=2), peer="PACS", at=at())
+        superfluous = reception.files_to_delete(session)
+
+    assert (receipt, superfluous) == (Receipt.NEW, [])
+    with opened.read() as session:
+        assert session.scalars(select(Instance.path).order_by(Instance.id)).all() == [received().path, received(number=2).path]
+    opened.dispose()
 
 
 def test_same_uid_with_other_pixels_is_rejected_and_kept_aside_once(database: Database) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from storage import queue, reception, retention, seal
 from storage.database import Database
-from storage.models import Delivery, Instance, Job, Rejected, Result, Study
+from storage.models import Base, Delivery, Instance, Job, Rejected, Result, Study
 from storage.reception import Receipt
 from storage.spool import Area, Spool
 from storage.states import DeliveryState, InvalidMove, JobState, StudyEvent, StudyState
@@ -220,8 +220,6 @@ def test_purge_of_real_files_leaves_an_empty_spool(database: Database, spool: Sp
 
 def test_no_table_keeps_a_path_after_purge() -> None:
     """A new table with a path column must be purged, too: these are the ones that are."""
-    from storage.models import Base
-
     assert {table.name for table in Base.metadata.sorted_tables if "path" in table.columns} == {
         Instance.__tablename__,
         Rejected.__tablename__,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,11 +33,11 @@ ANY_ORDER = settings(
 
 
 @pytest.fixture
-def filled(database: Database) -> Iterator[Database]:
+def filled(database: Database) -> Database:
     take(database, received())
     with database.write() as session:
         add_delivery(session, add_job(session, the_study(session)))
-    yield database
+    return database
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,7 @@ def test_a_move_from_a_state_that_is_not_the_row_s_any_more_is_invalid(filled: D
     with filled.write() as session:
         queue.move_study(session, the_study(session), StudyEvent.SETTLE, at=at(60))
 
-    with pytest.raises(InvalidMove, match="'settle' came second"), filled.write() as session:
+    with pytest.raises(InvalidMove, match="'settle' came second"), filled.write() as session:  # noqa: PT012  # the block is one transaction
         session.add(stale)
         queue.move_study(session, stale, StudyEvent.SETTLE, at=at(61))
 

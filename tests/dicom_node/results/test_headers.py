@@ -15,7 +15,7 @@ from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 
 from dicom_node.outcome import OutputOptions
-from dicom_node.results.encode import encode
+from dicom_node.results.encode import REPORT, SEGMENTATION, encode
 from dicom_node.results.headers import content_moment, sanitise
 from dicom_node.results.identity import identity_of
 from dicom_node.series import read_series

@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code
 from dicom_node.outcome import Outcome, Predecessor, Reason
 from dicom_node.results import codes
 from dicom_node.results.account import Account
-from dicom_node.results.encode import encode
+from dicom_node.results.encode import REPORT, SEGMENTATION, encode
 from dicom_node.results.identity import identity_of
 from dicom_node.results.statements import plain_text
 from dicom_node.series import SeriesVolume, read_series
@@ -74,7 +74,7 @@ def test_every_outcome_gives_a_valid_report(outcome: Outcome, series: SeriesVolu
         paths.append(tmp_path / f"{one.kind}.dcm")
         paths[-1].write_bytes(one.data)
 
-    assert [one.kind for one in objects] == (["segmentation"] if outcome is Outcome.FINDINGS else []) + ["report"]
+    assert [one.kind for one in objects] == ([SEGMENTATION] if outcome is Outcome.FINDINGS else []) + [REPORT]
     assert [complaints(path) for path in paths] == [[] for _ in paths]
     assert contradictions([*(tmp_path / "source").glob("*.dcm"), *paths]) == []
 
@@ -248,7 +248,7 @@ def test_names_and_units_of_measurements_survive_rendering_as_text(series: Serie
     assert f"Long axis:\n{round(first.long_axis_mm, 2):g} mm" in text
     assert "Number of lesions:\n2 {lesions}" in text
     assert "Impression:\n2 regions depart from healthy anatomy" in text
-    assert "山田" in text
+    assert "Tarou Yamada" in text
 
 
 def test_findings_that_are_not_listed_are_counted(series: SeriesVolume) -> None:
@@ -257,3 +257,11 @@ def test_findings_that_are_not_listed_are_counted(series: SeriesVolume) -> None:
     report = report_of(account_of(series, found))
 
     assert items(report, codes.FINDINGS_LEFT_OUT)[0].TextValue.startswith("3 smaller regions")
+
+
+def test_private_codes_fit_the_standards_lengths() -> None:
+    private = [value for value in vars(codes).values() if isinstance(value, Code) and value.scheme_designator == "99FOVEA"]
+
+    assert len(private) > 10
+    assert all(len(code.value) <= 16 and len(code.meaning) <= 64 for code in private)  # SH and LO, PS3.5 6.2
+    assert len({code.value for code in private}) == len(private)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +123,41 @@ def test_monitoring_reads_health_and_metrics_over_a_real_socket(served: str) -> 
         assert monitor.get(f"{served}/healthz").text == "alive\n"
         assert json.loads(monitor.get(f"{served}/readyz").text)["ready"] is True
         assert "fovea_database_up 1.0" in monitor.get(f"{served}/metrics").text
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from dicom_node import logs
+from dicom_node.settings import Settings, Storage, Web
+from dicom_node.web import serve_web
+from storage.database import Database
+from storage.spool import Spool
+
+logs.configure(json=True)
+spool = Path(sys.argv[1])
+settings = Settings(storage=Storage(spool=spool, database_url=sys.argv[2]), models=(), web=Web(port=0))
+serve_web(settings, Database(sys.argv[2]), Spool(spool, 0))
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_page_and_the_process_goes_on(tmp_path: Path, sqlite_url: str, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", SERVE, str(tmp_path / "spool"), sqlite_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        started = json.loads(process.stderr.readline())
+        token = Path(started["token_file"]).read_text().strip()
+        answer = httpx.get(f"{started['address']}studies", headers={"Authorization": f"Bearer {token}"}, timeout=20)
+
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=30)
+
+    assert answer.status_code == 200
+    assert started["event"] == "web page is up"
+    assert token not in json.dumps(started)
+    assert (process.returncode, said) == (0, "went on\n")
 
 
 def test_an_app_can_be_made_for_another_server(bare: Settings, sqlite_database: Database, spool: Spool) -> None:

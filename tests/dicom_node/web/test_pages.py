@@ -387,6 +387,13 @@ def test_the_export_is_complete_and_recorded(site: WebSite) -> None:
     assert [one.detail["format"] for one in site.events("audit exported")] == ["json", "csv"]
 
 
+def test_asking_only_for_the_head_of_an_export_is_refused_and_not_recorded(site: WebSite) -> None:
+    answer = site.program().head("/audit.csv")
+
+    assert answer.status_code == 405
+    assert site.events("audit exported") == ()
+
+
 def test_the_audit_page_goes_back_in_time(site: WebSite) -> None:
     with site.database.write() as session:
         for number in range(150):
