@@ -175,9 +175,8 @@ def _letters(direction: NDArray[np.float64]) -> str:
     unit = direction / np.linalg.norm(direction)
     order = np.argsort(-np.abs(unit))
     oblique = np.sin(np.radians(15.0))
-    return "".join(
-        LETTERS[axis][0 if unit[axis] > 0 else 1] for place, axis in enumerate(order[:2]) if place == 0 or abs(unit[axis]) > oblique
-    )
+    told = [axis for place, axis in enumerate(order[:2]) if place == 0 or abs(unit[axis]) > oblique]
+    return "".join(LETTERS[axis][0 if unit[axis] > 0 else 1] for axis in told)
 
 
 def _number_beside(pen: ImageDraw.ImageDraw, number: int, points: Sequence[tuple[float, float]]) -> None:
@@ -211,5 +210,5 @@ def _draw_scale(pen: ImageDraw.ImageDraw, pixels_per_mm: float, size: tuple[int,
 
 def _png(picture: Image.Image) -> bytes:
     stream = BytesIO()
-    picture.save(stream, "PNG", optimize=True)
+    picture.save(stream, "PNG")
     return stream.getvalue()

@@ -172,12 +172,26 @@ def _headers(trial: _Trial, wanted: str) -> tuple[Dataset, ...]:
     if trial.analysis is not None:
         source: Sequence[Dataset] = trial.analysis.series.source
     else:
-        source = read_headers([Path(file) for file in trial.series.files])
+        source = list(_readable_headers(trial.series))
     headers = [sanitise(header, wanted) for header in source]
     character_set = character_set_for(headers, wanted)
     for header in headers:
         header.SpecificCharacterSet = character_set
     return tuple(headers)
+
+
+def _readable_headers(series: SeriesInput) -> Iterator[Dataset]:
+    """The headers that can be read at all: a report of a failure needs one, not every one."""
+    unreadable: UnsuitableSeries | None = None
+    count = 0
+    for file in series.files:
+        try:
+            yield read_headers([Path(file)])[0]
+            count += 1
+        except UnsuitableSeries as error:
+            unreadable = error
+    if not count:
+        raise ValueError(f"no file of series {series.series_instance_uid} is readable") from unreadable
 
 
 def _card(request: RunRequest) -> ModelCard | None:

@@ -31,7 +31,7 @@ class Unsuitable(StrEnum):
     BAD_RESCALE = "bad-rescale"
 
 
-class UnsuitableSeries(Exception):  # noqa: N818  named by the architecture
+class UnsuitableSeries(Exception):
     """Raised when a series cannot be made a volume; the text holds the numbers that decided, and no patient's name."""
 
     def __init__(self, code: Unsuitable, text: str) -> None:

@@ -11,17 +11,22 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from inference.calibrate import head_volume, healthy_heads, spotted_heads
 from inference.data import Lgg, NiftiFolder, Study, is_development, nichart, open_ms
 from inference.localizer import Context, RecipeLocalizer, load_localizer
 from inference.metrics import LesionCount, ScoreHistogram, count_lesions
+from inference.phantom.heads import head_from_atlas
+from inference.phantom.tissues import Atlas, read_label_map
 from inference.preprocess import BRIGHTEST, UNIT, brain_median, standardise
+from inference.training import label_map_paths
+from inference.types import Contrast
 
 log = structlog.get_logger()
 
@@ -32,6 +37,9 @@ RANGE = (-25.0, 25.0)
 """Scores are binned over this range of standardised units; what lies outside the brain gets the lowest bin."""
 FAR_MM = 5.0
 """A finding farther than this from any marked lesion counts as false."""
+DIAMETERS_MM = (3.0, 5.0, 8.0, 12.0, 20.0)
+CONTRASTS = (0.25, 0.5, 1.0, -0.4)
+"""Signal added to white matter, as a fraction of it."""
 METHODS = ("model", "score", "intensity", "equalised")
 """Raw map (positive where brighter than healthy), delivered score, and the two baselines."""
 
@@ -160,6 +168,66 @@ def _gain(cases: Sequence[Case]) -> float:
     return _precision(cases) - pooled(cases, "intensity").average_precision()
 
 
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """How many lesions of one size and contrast were found in lesion-free heads they were painted into."""
+
+    diameter_mm: float
+    contrast: float
+    lesions: int
+    hit: int
+
+
+def sensitivity(localizer: RecipeLocalizer, atlases: Sequence[Atlas], seed: int = 400) -> list[Sensitivity]:
+    """The blind spots: lesions of every size and contrast in white matter, one head of each kind per atlas."""
+    rows = []
+    for diameter in DIAMETERS_MM:
+        for contrast in CONTRASTS:
+            count = 12 if diameter <= 8 else 6
+            lesions = hit = 0
+            for head in spotted_heads(atlases, diameter / 2, contrast, count, seed):
+                result = localizer.localize(head_volume(head), Context())
+                sign = Contrast.BRIGHTER if contrast > 0 else Contrast.DARKER
+                numbers = [finding.number for finding in result.findings if finding.contrast is sign]
+                counted = count_lesions(np.isin(result.labels.array, numbers), head.lesion, head.spacing_mm)
+                lesions, hit = lesions + counted.lesions, hit + counted.hit
+            rows.append(Sensitivity(diameter, contrast, lesions, hit))
+            log.info("painted lesions", diameter_mm=diameter, contrast=contrast, lesions=lesions, found=hit)
+    return rows
+
+
+def false_findings(localizer: RecipeLocalizer, atlases: Sequence[Atlas], per_atlas: int = 4) -> dict[str, float | int]:
+    """Findings in lesion-free synthetic heads; other heads than those the operating point was chosen on."""
+    bright, dark = [], []
+    for head in healthy_heads(atlases, per_atlas, seed=77_000):
+        findings = localizer.localize(head_volume(head), Context()).findings
+        bright.append(sum(finding.contrast is Contrast.BRIGHTER for finding in findings))
+        dark.append(len(findings) - bright[-1])
+    return {
+        "heads": len(bright),
+        "mean_bright_findings": float(np.mean(bright)),
+        "median_findings": float(np.median(np.add(bright, dark))),
+        "mean_dark_findings": float(np.mean(dark)),
+        "heads_without_finding": int(np.sum(np.add(bright, dark) == 0)),
+    }
+
+
+def speed(localizer: RecipeLocalizer, atlas: Atlas) -> dict[str, float | int]:
+    """What 150 slices of a 3D series cost, brain mask included, after one run to warm up."""
+    head = head_from_atlas(atlas, seed=1, spacing_mm=(1.2, 1.0, 1.0))
+    volume = head_volume(head)[:150]
+    localizer.localize(volume, Context())
+    started = time.perf_counter()
+    cost = localizer.localize(volume, Context()).provenance.cost
+    slices = volume.spatial_shape[0]
+    return {
+        "slices": slices,
+        "seconds": time.perf_counter() - started,
+        "gflop_per_slice": cost.gflop / slices,
+        "peak_memory_mb": cost.peak_memory_mb,
+    }
+
+
 SETS: dict[str, Callable[[Path], Lgg | NiftiFolder]] = {
     "lgg": lambda data: Lgg(data / "lgg_flair"),
     "wmh": lambda data: nichart(data / "nichart_wmh"),
@@ -179,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="measure a bundle on studies with marked lesions")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--set", choices=sorted(SETS), required=True)
+    parser.add_argument("--set", choices=[*sorted(SETS), "healthy", "spots", "speed"], required=True)
     parser.add_argument("--split", choices=["development", "held-out", "all"], default="held-out")
     parser.add_argument("--recipe")
     parser.add_argument("--limit", type=int, help="no more than this many studies")
@@ -187,13 +255,29 @@ def main() -> None:
     localizer = load_localizer(wanted.bundle, wanted.recipe)
     if not isinstance(localizer, RecipeLocalizer):
         parser.error("only the recipes of this package can be measured")
+    if wanted.set not in SETS:
+        atlases = [read_label_map(path) for path in label_map_paths(wanted.data)[-4:]]
+        _say(_synthetic(localizer, atlases, wanted.set))
+        return
     cases = []
     for study in chosen(SETS[wanted.set](wanted.data).studies(), wanted.split):
         cases.append(assess(localizer, study))
         log.info("measured", patient=study.patient, dice=round(cases[-1].dice, 3), s=round(cases[-1].seconds, 1))
         if wanted.limit and len(cases) >= wanted.limit:
             break
-    sys.stdout.write(json.dumps(summarise(cases), indent=1) + "\n")
+    _say(summarise(cases))
+
+
+def _synthetic(localizer: RecipeLocalizer, atlases: Sequence[Atlas], wanted: str) -> object:
+    if wanted == "healthy":
+        return false_findings(localizer, atlases)
+    if wanted == "speed":
+        return speed(localizer, atlases[0])
+    return [asdict(row) for row in sensitivity(localizer, atlases[:2])]
+
+
+def _say(found: object) -> None:
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

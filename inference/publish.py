@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import structlog
+from safetensors.torch import load_file
 from torch import Tensor
 
-from inference.bundle import BRAIN_FILE, BRAIN_PREFIX, RESTORER_FILE, write_bundle
+from inference.bundle import BRAIN_FILE, BRAIN_PREFIX, RESTORER_FILE, open_card, write_bundle
 from inference.calibrate import (
     development_heads,
     head_volume,
@@ -34,6 +35,7 @@ from inference.data import Lgg, Study, soop_bank
 from inference.evaluate import chosen
 from inference.fit import mean_weights
 from inference.localizer import RecipeLocalizer, load_localizer
+from inference.model_card import model_card_text
 from inference.networks import RESTORER
 from inference.phantom.analytic import analytic_atlas
 from inference.phantom.banks import Bank
@@ -77,7 +79,6 @@ SUMMARY = (
     "timestep), trained on synthetic heads and anomalies; the residual is the score."
 )
 NOT_MEASURED = "not measured: nobody has yet tried this bundle on marked lesions"
-SHORT_TEXT = "# Model card\n\nNot measured on marked lesions. Sources, calibration and operating point are in card.json.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,6 @@ class Ingredients:
     development_folder: Path | None = None
     measured: Mapping[str, float | int | str] = field(default_factory=dict)
     blind_spots: tuple[str, ...] = (NOT_MEASURED,)
-    text: str = SHORT_TEXT
     recipes: tuple[str, ...] = LOCALIZERS
 
     def atlases(self) -> list[Atlas]:
@@ -229,7 +229,7 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
             "measured": dict(ingredients.measured),
         }
     )
-    written = write_bundle(out, card, tensors, {"MODEL_CARD.md": ingredients.text})
+    written = write_bundle(out, card, tensors, {"MODEL_CARD.md": model_card_text(card)})
     log.info("bundle written", folder=str(out), steps=steps["restore"])
     return written
 
@@ -247,6 +247,14 @@ def provisional() -> dict[str, Made]:
         threshold={"brighter": 2.0, "darker": 4.0}, minimum_volume_mm3=40.0, maximum_findings=50, rule="provisional"
     )
     return {name: Made(table, point) for name in LOCALIZERS}
+
+
+def annotate(folder: Path, measured: Mapping[str, float | int | str], blind_spots: Sequence[str]) -> ModelCard:
+    """The same bundle with figures, blind spots and MODEL_CARD.md replaced; weights, calibration and thresholds stay."""
+    card = open_card(folder)
+    tensors = {name: load_file(folder / name) for name in (RESTORER_FILE, BRAIN_FILE)}
+    noted = card.model_copy(update={"measured": dict(measured), "blind_spots": tuple(blind_spots)})
+    return write_bundle(folder, noted, tensors, {"MODEL_CARD.md": model_card_text(noted)})
 
 
 def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]:
@@ -285,14 +293,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--measured", type=Path, help="JSON with `measured` and `blind_spots`, from inference.evaluate")
     parser.add_argument("--limit", type=int, default=1000, help="development patients at most")
-    parser.add_argument("--text", type=Path, help="MODEL_CARD.md to ship; a short one is written otherwise")
+    parser.add_argument("--annotate", action="store_true", help="only replace figures and text of the bundle in --out")
     parser.add_argument("--heads", type=int, default=3, help="lesion-free heads of each held-out label map")
     parser.add_argument("--recipes", nargs="+", default=list(LOCALIZERS), choices=LOCALIZERS)
     wanted = parser.parse_args()
+    notes = json.loads(wanted.measured.read_text()) if wanted.measured else {}
+    measured, blind_spots = notes.get("measured", {}), tuple(notes.get("blind_spots", (NOT_MEASURED,)))
+    if wanted.annotate:
+        annotate(wanted.out, measured, blind_spots)
+        return
     recipe = replace(RECIPES[wanted.recipe], reference_heads=wanted.heads)
     lgg = wanted.data / "lgg_flair"
     maps = label_map_paths(wanted.data)
-    notes = json.loads(wanted.measured.read_text()) if wanted.measured else {}
     real = soop_bank(wanted.data / "soop_flair", recipe.restore_shape, recipe.restore_spacing_mm, wanted.work / "bank-soop")
     ingredients = Ingredients(
         recipe=recipe,
@@ -301,9 +313,8 @@ def main() -> None:
         real=part(real, training=False),
         development=tuple(itertools.islice(chosen(Lgg(lgg).studies(), "development"), wanted.limit)),
         development_folder=lgg,
-        measured=notes.get("measured", {}),
-        blind_spots=tuple(notes.get("blind_spots", (NOT_MEASURED,))),
-        text=wanted.text.read_text() if wanted.text else SHORT_TEXT,
+        measured=measured,
+        blind_spots=blind_spots,
         recipes=tuple(wanted.recipes),
     )
     publish(ingredients, wanted.work, wanted.out)

@@ -15,6 +15,7 @@ from dicom_node.results.headers import copy_patient_study
 from dicom_node.results.identity import Identity
 from dicom_node.results.report import build_report
 from dicom_node.results.segmentation import build_segmentation
+from dicom_node.results.stand_in import restore_classes, with_known_classes
 
 SEGMENTATION, REPORT = "SEG", "SR"
 
@@ -23,6 +24,7 @@ SEGMENTATION, REPORT = "SEG", "SR"
 def encode(account: Account, identity: Identity) -> tuple[ResultObject, ...]:
     """The objects that tell `account`, in the order to send them: what a report refers to comes before it."""
     segmentation_number, report_number = account.series_numbers(2)
+    account, replaced = with_known_classes(account)
     segmentation = None
     with warnings.catch_warnings():
         # identity is copied verbatim, so that it matches the archive's; the libraries may find it too long or ill-formed
@@ -32,6 +34,9 @@ def encode(account: Account, identity: Identity) -> tuple[ResultObject, ...]:
             _finish(segmentation, account)
         report = build_report(account, segmentation, identity, report_number)
         _finish(report, account)
+        for made in (segmentation, report):
+            if made is not None:
+                restore_classes(made, replaced)
         objects = [] if segmentation is None else [_encoded(SEGMENTATION, segmentation)]
         return (*objects, _encoded(REPORT, report))
 

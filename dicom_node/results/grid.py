@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dicom_node.series import SeriesVolume
 
 
-class MisplacedMask(Exception):  # noqa: N818  named like UnsuitableSeries
+class MisplacedMask(Exception):
     """Raised when a mask would not lie on the slices it was drawn on: a bug, never sent."""
 
 

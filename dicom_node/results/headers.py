@@ -139,7 +139,7 @@ def _readable(header: Dataset, keyword: str) -> DataElement | None:
         if element.VR in ("DS", "IS") and element.value:
             np.asarray(element.value, dtype=np.float64)  # ValueError where it is no number
         expected = dictionary_VR(element.tag)
-        if element.VR == expected:
+        if expected == element.VR:
             return element
         return DataElement(element.tag, expected, str(element.value)) if expected in TEXT else None
     except (ValueError, TypeError, NotImplementedError, LookupError):

@@ -17,6 +17,7 @@ from tests import peers, studies
 from tests.acceptance.conftest import Hospital
 from tests.acceptance.patients import Case, one_case
 from tests.node import Node, command_line
+from tests.studies import Plan
 from tests.waiting import wait_until
 
 STORY = (
@@ -211,23 +212,23 @@ def test_machines_can_watch_the_node(hospital: Hospital, analysed: Case) -> None
 
 @pytest.mark.feature("V1")
 def test_a_dead_letter_is_shown_and_resubmitted(hospital: Hospital, tmp_path: Path) -> None:
-    case = one_case("dead letter", "research", accession_number="DEAD1")
-    node, moody = hospital.node, hospital.moody
-    peers.storescu(node.port, case.datasets, tmp_path, calling="RESEARCH")
-    letter = wait_until("the delivery is a dead letter", lambda: _dead_letter(node, case.study_instance_uid), 120)
+    plan = Plan(slices=8, rows=32, columns=32, study="research", accession_number="DEAD1")  # refused: quick
+    node, moody, uid = hospital.node, hospital.moody, plan.study_instance_uid
+    peers.storescu(node.port, studies.series(plan), tmp_path, calling="RESEARCH")
+    letter = wait_until("the delivery is a dead letter", lambda: _dead_letter(node, uid), 120)
     status = node.fovea("status")
     answers_refused = list(moody.taken)
 
     moody.status = 0x0000
     resubmitted = node.fovea("resubmit", "--delivery", str(letter))
-    job = node.await_delivered(case.study_instance_uid)
+    job = node.await_delivered(uid)
 
     assert answers_refused == []
     assert f"dead letter {letter} to moody" in status.stdout
     assert resubmitted.returncode == 0, resubmitted.stderr
     assert {str(one.SOPInstanceUID) for one in moody.taken} == {one.sop_instance_uid for one in job.results}
     assert [one.state for one in job.deliveries] == [DeliveryState.STORED]
-    kinds = [kind for kind, _ in node.events(case.study_instance_uid)]
+    kinds = [kind for kind, _ in node.events(uid)]
     assert kinds.index("delivery failed") < kinds.index("delivery resubmitted") < kinds.index("delivery succeeded")
 
 

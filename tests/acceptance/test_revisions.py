@@ -9,10 +9,11 @@ import pytest
 from pydicom import Dataset
 
 from storage.states import StudyState
-from tests import peers
+from tests import peers, studies
 from tests.acceptance.conftest import Hospital
-from tests.acceptance.patients import one_case, write
+from tests.acceptance.patients import one_case
 from tests.node import current_reports
+from tests.studies import Plan
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
@@ -44,15 +45,16 @@ def test_late_images_give_a_revised_set_that_names_its_predecessor(hospital: Hos
 
 @pytest.mark.feature("E7")
 def test_the_same_images_again_give_nothing_new(hospital: Hospital, tmp_path: Path) -> None:
-    case = one_case("again", "sent twice", accession_number="TWICE1")
-    node, uid = hospital.node, case.study_instance_uid
-    folder = write(case.datasets, tmp_path / "images")
+    plan = Plan(slices=8, rows=32, columns=32, study="sent twice", accession_number="TWICE1")  # refused: quick
+    node, uid = hospital.node, plan.study_instance_uid
+    folder = tmp_path / "images"
+    studies.save(studies.shuffled_series(plan), folder)
     peers.send_folder(node.port, folder)
     node.await_delivered(uid)
     before = node.told(uid)
 
     peers.send_folder(node.port, folder)
-    wait_until("the second transfer is in the audit", lambda: _repeated(hospital, uid) == len(case.datasets))
+    wait_until("the second transfer is in the audit", lambda: _repeated(hospital, uid) == plan.slices)
 
     after = node.told(uid)
     assert after.study.state is StudyState.SETTLED

@@ -1,1 +1,1 @@
-"""Measurements that are run by hand or at night; each prints ratios from one run, since absolute figures move with the machine."""
+"""Measurements run by hand or at night; each prints ratios from one run, since absolute figures move with the machine."""

@@ -1,8 +1,8 @@
 """How fast the node receives, beside Orthanc and DCMTK's storescp, in one run: `python -m tests.benchmarks.bench_receive`.
 
-All get the same 136 kB MR images from DCMTK's storescu over loopback. Fovea answers only when bytes and row are synced; Orthanc syncs
-each file but not its folder; storescp syncs nothing. Nagle's algorithm in DCMTK (sender and receiver) is a matter of the environment
-variable TCP_NODELAY, so every peer is measured as shipped and with it. Also prints what an idle listener costs in memory.
+All get the same 136 kB MR images from DCMTK's storescu over loopback. Fovea answers only when bytes and row are synced; Orthanc
+syncs each file but not its folder; storescp syncs nothing. Nagle's algorithm in DCMTK (sender and receiver) is a matter of the
+environment variable TCP_NODELAY, so peers are measured as shipped and with it. Also prints what an idle listener costs.
 """
 
 from __future__ import annotations

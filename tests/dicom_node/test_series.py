@@ -18,8 +18,8 @@ from pydicom.pixels import compress
 from pydicom.uid import (
     ExplicitVRBigEndian,
     JPEG2000Lossless,
-    JPEGLSLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 

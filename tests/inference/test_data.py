@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from inference.data import (
@@ -55,11 +57,16 @@ def test_arrays_become_volumes_in_lps() -> None:
     assert np.array_equal(study.volume.array, image)
 
 
+def write_nifti(path: Path, array: NDArray[Any], spacing_mm: tuple[float, float, float]) -> None:
+    image = nibabel.Nifti1Image(array, np.diag([*spacing_mm, 1.0]))  # type: ignore[no-untyped-call]  # nibabel has no stubs
+    image.to_filename(path)
+
+
 def test_nifti_files_are_read_in_lps_with_their_lesions(tmp_path: Path) -> None:
     ras = np.zeros((8, 9, 10), dtype=np.float32)  # grows to the right, the front, the head
     ras[6, 7, 8] = 5.0
-    nibabel.Nifti1Image(ras, np.diag([2.0, 2.0, 3.0, 1.0])).to_filename(tmp_path / "a_FL.nii.gz")
-    nibabel.Nifti1Image((ras > 0).astype(np.uint8), np.diag([2.0, 2.0, 3.0, 1.0])).to_filename(tmp_path / "a_WMH.nii.gz")
+    write_nifti(tmp_path / "a_FL.nii.gz", ras, (2.0, 2.0, 3.0))
+    write_nifti(tmp_path / "a_WMH.nii.gz", (ras > 0).astype(np.uint8), (2.0, 2.0, 3.0))
 
     (study,) = NiftiFolder(tmp_path, "_FL.nii.gz", "_WMH.nii.gz").studies()
 
@@ -73,7 +80,7 @@ def test_nifti_files_are_read_in_lps_with_their_lesions(tmp_path: Path) -> None:
 def test_a_nested_folder_is_the_patient(tmp_path: Path) -> None:
     (tmp_path / "p7").mkdir()
     for name in ("one.nii.gz", "two.nii.gz"):
-        nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)).to_filename(tmp_path / "p7" / name)
+        write_nifti(tmp_path / "p7" / name, np.zeros((4, 4, 4), np.float32), (1.0, 1.0, 1.0))
 
     assert [study.patient for study in NiftiFolder(tmp_path).studies()] == ["p7", "p7"]
 

@@ -55,7 +55,7 @@ def test_the_brain_network_gives_one_logit_per_pixel_and_knows_its_grids() -> No
         logits = network(torch.rand(3, 1, 64, 32))
 
     assert logits.shape == (3, 1, 64, 32)
-    assert (network.spacing_mm, network.grid_spacing_mm, network.multiple) == (4.0, 2.0, 32)
+    assert [getattr(network, name) for name in ("spacing_mm", "grid_spacing_mm", "multiple")] == [4.0, 2.0, 32]
 
 
 def test_the_shipped_sizes_are_those_of_the_design() -> None:

@@ -22,6 +22,7 @@ from storage.models import Clock, Event, Study
 from tests.postgres import PostgresServer, running_server
 from tests.storage.rows import NOON, at, received, take
 
+pytestmark = pytest.mark.feature("C6")
 ROOT = Path(__file__).parents[2]
 
 

@@ -20,6 +20,7 @@ from storage.models import Base, Event
 from tests.postgres import PostgresServer
 from tests.storage.rows import add_delivery, add_job, at, received, take, the_study
 
+pytestmark = pytest.mark.feature("O6")
 ROOT = Path(__file__).parents[2]
 
 

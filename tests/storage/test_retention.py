@@ -16,6 +16,7 @@ from storage.spool import Area, Spool
 from storage.states import DeliveryState, InvalidMove, JobState, StudyEvent, StudyState
 from tests.storage.rows import add_delivery, add_job, at, digest, kinds, path, received, take, the_study
 
+pytestmark = pytest.mark.feature("O2")
 DAY = 86400.0
 KEEP_S = 14 * DAY
 

@@ -16,6 +16,8 @@ import pytest
 from storage.spool import Area, NoRoom, Spool, SpoolError
 from tests.postgres import peer_missing
 
+pytestmark = pytest.mark.feature("R6")
+
 
 def modes(folder: Path) -> set[str]:
     return {oct(stat.S_IMODE(path.stat().st_mode)) for path in [folder, *folder.rglob("*")]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,12 @@ from highdicom import Volume
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.outcome import OutputOptions, Reason, RunRequest, SeriesInput
+from dicom_node.outcome import Outcome, OutputOptions, PassedOver, Predecessor, Reason, SeriesInput
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.headers import character_set_for, content_moment, sanitise
-from dicom_node.outcome import Outcome, PassedOver, Predecessor
-from dicom_node.series import SeriesVolume, read_series
+from dicom_node.series import SeriesVolume
 from inference.types import (
     Contrast,
     Cost,
@@ -31,6 +30,7 @@ from inference.types import (
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 STARTED_AT = "2026-03-04T05:06:07+00:00"
+OPTIONS = OutputOptions()
 MODEL = ModelIdentity("brain-flair", "0.1", "Fovea", "ab" * 32)
 
 
@@ -64,11 +64,15 @@ class SeriesPlan:
     edit: Callable[[Dataset, int], None] | None = None
     """Called with each data set and the index of its slice."""
     seed: int = 0
+    pixels: np.ndarray | None = None
+    """Stored values of that shape; None: `pixels_of` makes them up."""
     attributes: dict[str, object] = field(default_factory=dict)
 
 
 def pixels_of(plan: SeriesPlan) -> np.ndarray:
     """Stored values: a bright ellipsoid with texture, different on every slice and asymmetric in every axis."""
+    if plan.pixels is not None:
+        return plan.pixels.round().astype(np.uint16)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in plan.shape), indexing="ij"))
     head = (grid[0] / 1.1) ** 2 + (grid[1] / 0.85) ** 2 + (grid[2] / 0.8) ** 2 < 1
     values = 300 + 120 * grid[0] + 60 * grid[1] + 30 * grid[2]
@@ -82,7 +86,8 @@ def datasets(plan: SeriesPlan) -> list[FileDataset]:
     normal = np.cross(row, column)
     pixels = pixels_of(plan)
     count, rows, columns = plan.shape
-    first = -(normal * (count - 1) * plan.spacing_mm[0] + column * rows * plan.spacing_mm[1] + row * columns * plan.spacing_mm[2]) / 2
+    diagonal = normal * (count - 1) * plan.spacing_mm[0] + column * rows * plan.spacing_mm[1] + row * columns * plan.spacing_mm[2]
+    first = -diagonal / 2
     made = []
     with disable_value_validation():
         for index in range(count):
@@ -263,7 +268,7 @@ def account_of(
     localization: Localization | None,
     *,
     reason: Reason | None = None,
-    output: OutputOptions = OutputOptions(),
+    output: OutputOptions = OPTIONS,
     predecessors: tuple[Predecessor, ...] = (),
     started_at: str = STARTED_AT,
     outcome: Outcome | None = None,

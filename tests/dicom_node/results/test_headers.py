@@ -179,7 +179,7 @@ def test_the_results_of_a_bad_header_carry_the_patient_unchanged(pathology: Path
 
     objects = encode(account, identity_of(account))
 
-    assert [one.kind for one in objects] == ["SEG", "SR"]
+    assert [one.kind for one in objects] == [SEGMENTATION, REPORT]
     for one in objects:
         assert _identity(dcmread(BytesIO(one.data))) == source
         assert dcmread(BytesIO(one.data)).SpecificCharacterSet == "ISO_IR 192"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def _filled(loops: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """The pixels with an odd number of edges to their left: the even-odd rule, by ray casting at pixel centres."""
     crossings = np.zeros(shape, dtype=int)
     for loop in loops:
-        for (x0, y0), (x1, y1) in zip(loop[:-1], loop[1:], strict=True):
+        for (x0, y0), (x1, y1) in itertools.pairwise(loop):
             if x0 == x1:
                 low, high = sorted((int(y0), int(y1)))
                 crossings[low:high, int(x0) :] += 1

@@ -265,3 +265,23 @@ def test_private_codes_fit_the_standards_lengths() -> None:
     assert len(private) > 10
     assert all(len(code.value) <= 16 and len(code.meaning) <= 64 for code in private)  # SH and LO, PS3.5 6.2
     assert len({code.value for code in private}) == len(private)
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    ["1.3.46.670589.11.0.0.12.1", "1.2.840.10008.5.1.4.1.1.3", "1.2.840.10008.5.1.4.1.1.999"],
+    ids=["private", "retired", "of a later standard"],
+)
+def test_images_of_an_unknown_class_are_reported_under_their_own_class(sop_class: str, tmp_path: Path) -> None:
+    series = read_series(write(SeriesPlan(attributes={"SOPClassUID": sop_class}), tmp_path / "source"))
+    account = accounts(series)[Outcome.FINDINGS]
+
+    segmentation, report = (dcmread(BytesIO(one.data)) for one in encode(account, identity_of(account)))
+
+    frame = segmentation.PerFrameFunctionalGroupsSequence[0]
+    assert frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPClassUID == sop_class
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert {one.ReferencedSOPClassUID for group in evidence for one in group.ReferencedSOPSequence} == {
+        sop_class,
+        segmentation.SOPClassUID,
+    }

@@ -13,8 +13,8 @@ from pydicom import Dataset, dcmread
 
 from dicom_node.outcome import ResultObject
 from dicom_node.results.encode import SEGMENTATION, encode
-from dicom_node.results.identity import identity_of
 from dicom_node.results.grid import MisplacedMask, on_source_grid
+from dicom_node.results.identity import identity_of
 from dicom_node.results.segmentation import check_frames
 from dicom_node.series import SeriesVolume, read_series
 from inference.types import Localization
@@ -42,6 +42,10 @@ GEOMETRIES = {
 }
 
 
+def found_in(series: SeriesVolume) -> Localization:
+    return localization_of(series.volume, two_masks(series.volume.spatial_shape))
+
+
 def segmentation_object(series: SeriesVolume, localization: Localization) -> ResultObject:
     account = account_of(series, localization)
     return next(one for one in encode(account, identity_of(account)) if one.kind == SEGMENTATION)
@@ -59,7 +63,7 @@ def oblique(tmp_path: Path) -> SeriesVolume:
 
 @pytest.mark.feature("E1")
 def test_every_frame_lies_where_the_source_image_it_names_lies(series: SeriesVolume) -> None:
-    made = dcmread(BytesIO(segmentation_object(series, localization_of(series.volume, two_masks(series.volume.spatial_shape))).data))
+    made = dcmread(BytesIO(segmentation_object(series, found_in(series)).data))
 
     sources = {str(header.SOPInstanceUID): header for header in series.source}
     assert len(made.PerFrameFunctionalGroupsSequence) > 2
@@ -71,27 +75,27 @@ def test_every_frame_lies_where_the_source_image_it_names_lies(series: SeriesVol
 
 @pytest.mark.feature("E1")
 def test_each_source_image_carries_exactly_the_marked_pixels(series: SeriesVolume) -> None:
-    localization = localization_of(series.volume, two_masks(series.volume.spatial_shape))
+    localization = found_in(series)
 
     made = hd.seg.Segmentation.from_dataset(dcmread(BytesIO(segmentation_object(series, localization).data)))
 
     uids = [str(header.SOPInstanceUID) for header in series.source]
-    read = made.get_pixels_by_source_instance(uids, combine_segments=True, ignore_spatial_locations=False, assert_missing_frames_are_empty=True)
+    read = made.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
     assert np.array_equal(read, localization.labels.array)
 
 
 @pytest.mark.feature("E8")
 def test_dcmqi_reads_the_same_voxels_at_the_same_places(series: SeriesVolume, tmp_path: Path) -> None:
-    localization = localization_of(series.volume, two_masks(series.volume.spatial_shape))
+    localization = found_in(series)
     path = tmp_path / "segmentation.dcm"
     path.write_bytes(segmentation_object(series, localization).data)
 
     read = segments_read_by_dcmqi(path, tmp_path / "dcmqi")
 
     assert len(read) == 2
+    to_index = np.linalg.inv(series.volume.affine)
     for number, (mask, affine) in enumerate(read, start=1):
         points_lps = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
-        to_index = np.linalg.inv(series.volume.affine)
         indices = points_lps @ to_index[:3, :3].T + to_index[:3, 3]
         assert np.abs(indices - indices.round()).max() < 0.02
         found = np.zeros(series.volume.spatial_shape, dtype=bool)
@@ -103,7 +107,7 @@ def test_dcmqi_reads_the_same_voxels_at_the_same_places(series: SeriesVolume, tm
 @pytest.mark.peer
 def test_validators_have_nothing_to_say(series: SeriesVolume, tmp_path: Path) -> None:
     path = tmp_path / "segmentation.dcm"
-    path.write_bytes(segmentation_object(series, localization_of(series.volume, two_masks(series.volume.spatial_shape))).data)
+    path.write_bytes(segmentation_object(series, found_in(series)).data)
 
     assert complaints(path) == []
     assert contradictions([*(tmp_path / "source").glob("*.dcm"), path]) == []
@@ -129,7 +133,7 @@ def _mask_on_the_left(series: SeriesVolume) -> np.ndarray:
     shape = series.volume.spatial_shape
     grid = np.indices(shape).reshape(3, -1).T @ series.volume.affine[:3, :3].T + series.volume.affine[:3, 3]
     size = np.abs(series.volume.affine[:3, :3] @ (np.array(shape) / 2)).min()
-    centre = grid.mean(axis=0) + [0.6 * size, 0.15 * size, -0.1 * size]
+    centre = grid.mean(axis=0) + np.array([0.6, 0.15, -0.1]) * size
     return (np.linalg.norm(grid - centre, axis=1) < 0.4 * size).reshape(shape)
 
 
@@ -147,7 +151,7 @@ def _marked_points_lps(made: Dataset) -> np.ndarray:
 
 
 def test_one_segment_for_each_finding_largest_first(oblique: SeriesVolume) -> None:
-    made = dcmread(BytesIO(segmentation_object(oblique, localization_of(oblique.volume, two_masks(oblique.volume.spatial_shape))).data))
+    made = dcmread(BytesIO(segmentation_object(oblique, found_in(oblique)).data))
 
     assert made.SegmentationType == "BINARY"
     assert made.BitsAllocated == 1
@@ -190,9 +194,11 @@ def test_more_findings_than_eight_bits_hold_are_encoded(tmp_path: Path) -> None:
 def test_a_mask_on_another_grid_is_not_encoded(oblique: SeriesVolume) -> None:
     masks = two_masks(oblique.volume.spatial_shape)
     labels = localization_of(oblique.volume, masks).labels
+    moved = oblique.volume.affine.copy()
+    moved[0, 3] += 0.4  # mm, less than half a pixel
     elsewhere = hd.Volume(
         labels.array,
-        oblique.volume.affine + np.array([[0, 0, 0, 0.4], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]),
+        moved,
         coordinate_system="PATIENT",
         frame_of_reference_uid=oblique.volume.frame_of_reference_uid,
     )
@@ -219,7 +225,7 @@ def test_source_without_slice_thickness_gives_a_segmentation(tmp_path: Path) -> 
 
     series = read_series(write(SeriesPlan(edit=forget), tmp_path / "source"))
 
-    made = dcmread(BytesIO(segmentation_object(series, localization_of(series.volume, two_masks(series.volume.spatial_shape))).data))
+    made = dcmread(BytesIO(segmentation_object(series, found_in(series)).data))
 
     # the slice distance of the plan, since the header has no thickness
     assert float(made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness) == pytest.approx(5.5)

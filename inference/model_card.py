@@ -1,0 +1,67 @@
+"""MODEL_CARD.md, written from the card, so that what people read and what the node enforces cannot differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inference.card import ModelCard, OperatingPointCard
+
+_LIMITS = """
+## Limits
+
+- No truly healthy people were scanned for this model: the reference is synthetic heads and real slices from which strokes and
+  hyperintensities were painted out. A score of 3 means "one reference voxel in a thousand", not "one healthy voxel".
+- The restorer sees one slice at a time. Lesions that show only between slices are missed.
+- Bright findings are what it is for. Dark ones (cysts, old infarcts) are reported under a stricter threshold and found less.
+- Old strokes, surgery, haemorrhage, contrast agent, children and motion were not measured.
+- Neck and scalp are removed by a mask network and two plain rules (`inference.brain`); both can fail.
+"""
+
+
+def model_card_text(card: ModelCard) -> str:
+    """The page for people, in Markdown."""
+    parts = [
+        f"# {card.name} {card.version}",
+        card.summary,
+        f"**Intended use.** {card.intended_use}",
+        "## What it may be shown",
+        _table(("what", "range"), _validity(card)),
+        "## Measured",
+        _table(("figure", "value"), [(name, _value(value)) for name, value in card.measured.items()]),
+        "## Blind spots",
+        "\n".join(f"- {sentence}" for sentence in card.blind_spots),
+        "## Operating point and calibration",
+        *(_operating_point(name, point) for name, point in card.operating_point.items()),
+        *(f"Reference of `{name}`: {table.voxels:,} {table.reference}." for name, table in card.calibration.items()),
+        _LIMITS.strip(),
+        "## Made of",
+        _table(("source", "licence", "items", "use"), [(s.name, s.licence, str(s.count), s.use) for s in card.sources]),
+        "## Training",
+        _table(("what", "value"), [(name.replace("_", " "), _value(value)) for name, value in card.training.items()]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _validity(card: ModelCard) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in card.validity.model_dump().items():
+        words = f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else str(value)
+        rows.append((name.replace("_", " "), words))
+    return rows
+
+
+def _operating_point(name: str, point: OperatingPointCard) -> str:
+    thresholds = ", ".join(f"{sign} at a score of {value:g}" for sign, value in point.threshold.items())
+    return (
+        f"`{name}`: {thresholds}; findings of at least {point.minimum_volume_mm3:g} mm³, the largest {point.maximum_findings}. "
+        f"Chosen by: {point.rule}."
+    )
+
+
+def _value(value: float | int | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
