@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 from pydicom.datadict import tag_for_keyword
@@ -130,7 +130,7 @@ class Examined:
             size=self.size,
             digest=self.digest,
             pixel_digest=self.pixel_digest,
-            header=header.as_json(),
+            header={name: getattr(header, name) for name in _HEADER_FIELDS},
             passive=self.passive or own,
             own=own,
         )
@@ -145,6 +145,7 @@ _TEXT_KEYWORDS = (  # noqa: SIM905
     "FrameOfReferenceUID NumberOfFrames PixelSpacing"
 ).split()
 _TEXTS: dict[str, int] = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in _TEXT_KEYWORDS}
+_HEADER_FIELDS = tuple(field.name for field in fields(InstanceHeader))  # `as_json` copies deeply: 0.3 ms an instance
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
 _PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)  # Pixel Data, Float Pixel Data, Double Float Pixel Data
 _WANTED = frozenset((*_TEXTS.values(), _ROWS, _COLUMNS, *_PIXEL_DATA))

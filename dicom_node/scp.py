@@ -22,6 +22,7 @@ from pynetdicom import evt
 from dicom_node.ae import Acceptance, acceptor, may_send
 from dicom_node.dimse import StoreDimse
 from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
+from dicom_node.metrics import ListenerMetrics, listener_file
 from dicom_node.rows import RowWriter
 from dicom_node.settings import Settings
 from dicom_node.store import Source, StoreService
@@ -39,6 +40,7 @@ PENDING_CONNECTIONS = 128
 """Connections without association at once; a hospital's probes and a burst of modalities stay far below."""
 SWEEP_S = 0.5
 RECONCILE_S = 3600.0
+SAVE_S = 10.0
 STOP_S = 5.0
 """How long `stop` waits for aborted associations to end."""
 
@@ -83,8 +85,9 @@ class Listener:
         self._name = settings.node.ae_title
         self._acceptance = Acceptance.installed()
         self._rows = RowWriter(database, spool, log=self._log)
+        self._metrics = ListenerMetrics()
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
-        self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=self._log, now=now)
+        self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=self._log, metrics=self._metrics, now=now)
         self._pending = PendingConnections(PENDING_CONNECTIONS)
         self._open: dict[Any, Source] = {}
         self._lock = threading.Lock()
@@ -146,6 +149,7 @@ class Listener:
         for association in left:
             self._close(association, "interrupted")
         self._rows.stop()
+        self._save_metrics()
         self._log.info("stopped listening")
 
     def _on_connection(self, event: Any) -> None:
@@ -197,6 +201,7 @@ class Listener:
             association.acceptor.supported_contexts = self._acceptance.contexts(proposed)
             return None
         self._log.warning("association refused", peer=calling, address=address, reason=rejection.text)
+        self._metrics.association_refused()
         at = self._now()
         self._rows.post(
             lambda session: refuse_association(
@@ -243,6 +248,7 @@ class Listener:
             with self._lock:
                 del self._open[association]
             return NO_DATABASE
+        self._metrics.association_opened()
         return None
 
     def _on_released(self, event: Any) -> None:
@@ -258,6 +264,7 @@ class Listener:
         if source is None or source.association_id is None:
             return
         association.dimse.discard()
+        self._metrics.association_closed(outcome)
         number, at = source.association_id, self._now()
         self._log.info("association closed", peer=source.peer, outcome=outcome, stored=source.stored, refused=source.refused)
         try:
@@ -267,6 +274,13 @@ class Listener:
             )
         except DatabaseBusy:
             self._log.warning("end of association not written; the next start does it", association=number)
+
+    def _save_metrics(self) -> None:
+        """Save the counters for the web process to show. A full disk must not stop the sweeper."""
+        try:
+            self._metrics.save(listener_file(self._settings))
+        except OSError as error:
+            self._log.warning("metrics not saved", error=error.strerror)
 
     def _reconcile(self) -> None:
         """Remove files that a crash left without row; they were never acknowledged, and their senders send them again."""
@@ -281,8 +295,11 @@ class Listener:
 
     def _sweep_until_stopped(self) -> None:
         """Close what ended without telling: a broken connection, a failed negotiation."""
-        reconcile_at = time.monotonic()
+        reconcile_at = save_at = time.monotonic()
         while not self._stopping.wait(SWEEP_S):
+            if time.monotonic() >= save_at:
+                self._save_metrics()
+                save_at = time.monotonic() + SAVE_S
             if time.monotonic() >= reconcile_at:
                 self._reconcile()
                 reconcile_at = time.monotonic() + RECONCILE_S

@@ -11,6 +11,7 @@ import hashlib
 import mmap
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.ae import IMPLEMENTATION_CLASS_UID, implementation_version_name
 from dicom_node.intake import Command, Examined, Refused, Status, check_command, examine, is_uid
+from dicom_node.metrics import ListenerMetrics
 from dicom_node.rows import RowWriter
 from dicom_node.scan import Buffer
 from storage.database import CommitUnknown, DatabaseBusy
@@ -69,12 +71,14 @@ class StoreService:
         *,
         maximum_object_bytes: int,
         log: Any,
+        metrics: ListenerMetrics | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._spool = spool
         self._rows = rows
         self._maximum_object_bytes = maximum_object_bytes
         self._log = log
+        self._metrics = metrics
         self._now = now
         self._version_name = implementation_version_name()
         self._lock = threading.Lock()
@@ -87,6 +91,7 @@ class StoreService:
 
     def decide(self, incoming: Incoming) -> Answer:
         """Check, keep and record a complete object; the answer is Success only when bytes and row are on disk."""
+        began = time.monotonic()
         try:
             answer = self._stored(incoming)
         except Refused as refusal:
@@ -102,7 +107,7 @@ class StoreService:
             answer = Answer(PROCESSING_FAILURE, "processing failure")
         finally:
             incoming.discard()
-        self._count(incoming.source, answer.status)
+        self._count(incoming, answer.status, time.monotonic() - began)
         return answer
 
     def _stored(self, incoming: Incoming) -> Answer:
@@ -252,9 +257,12 @@ class StoreService:
         """Largest data set taken."""
         return self._maximum_object_bytes
 
-    def _count(self, source: Source, status: int) -> None:
+    def _count(self, incoming: Incoming, status: int, seconds: float) -> None:
+        source = incoming.source
         with self._lock:
             self.statuses[status] += 1
+        if self._metrics is not None:
+            self._metrics.instance_answered(status, size=incoming.size, seconds=seconds)
         if status == Status.SUCCESS:
             source.stored += 1
         else:

@@ -14,11 +14,11 @@ from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 
-from dicom_node.outcome import OutputOptions
+from dicom_node.outcome import OutputOptions, Reason
 from dicom_node.results.encode import REPORT, SEGMENTATION, encode
 from dicom_node.results.headers import content_moment, sanitise
 from dicom_node.results.identity import identity_of
-from dicom_node.series import read_series
+from dicom_node.series import SeriesVolume, read_series
 from tests.dicom_node.results.builders import SeriesPlan, account_of, localization_of, two_masks, write
 from tests.dicom_node.results.tools import complaints
 
@@ -267,3 +267,24 @@ def test_the_content_moment_is_the_start_of_the_analysis_in_the_sources_time_zon
 def test_no_start_and_no_date_anywhere_is_an_error() -> None:
     with pytest.raises(ValueError, match="does not say when"):
         content_moment("", [sanitise(Dataset(), "ISO_IR 192")])
+
+
+@pytest.mark.feature("E5")
+def test_a_header_with_nothing_but_uids_gets_its_refusal_report(tmp_path: Path) -> None:
+    kept = {"SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"}
+
+    def strip(dataset: Dataset, index: int) -> None:
+        for element in list(dataset):
+            if element.keyword not in kept:
+                del dataset[element.tag]
+
+    header = dcmread(write(SeriesPlan(shape=(1, 16, 16), edit=strip), tmp_path / "source")[0])
+    bare = SeriesVolume(volume=None, source=(header,), frames=(), notes=())  # type: ignore[arg-type]  # there is none
+    account = account_of(bare, None, reason=Reason("no-pixel-data", "instance 1 is not an image"))
+
+    (report,) = encode(account, identity_of(account))
+
+    path = tmp_path / "report.dcm"
+    path.write_bytes(report.data)
+    assert [line for line in complaints(path) if "needed to build DICOMDIR" not in line] == []
+    assert dcmread(path).StudyInstanceUID == header.StudyInstanceUID
