@@ -37,6 +37,8 @@ from storage.states import StudyEvent
 
 log = structlog.get_logger(__name__)
 
+MOST_CLAIMS = 100
+"""Claims of one job before it is given up though no run of it failed: whole workers ended each time."""
 PRIORITIES = {"urgent": 10, "normal": 0, "off-peak": -10}
 
 
@@ -120,6 +122,8 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
         return claim is not None
     log.info("run started", job=claim.job_id, study=request.study_instance_uid, attempt=claim.attempt)
     try:
+        if claim.attempt > MOST_CLAIMS:
+            raise RunFailed("crashed", f"{claim.attempt - 1} workers were lost while they held this job")
         outcome, peak_mb = engine.run(request, _heartbeat(site, claim))
     except RunFailed as failure:
         _run_failed(site, engine, claim, request, failure, failed_before + 1)
@@ -182,7 +186,7 @@ def _run_failed(site: Site, engine: Engine, claim: JobClaim, request: RunRequest
     if failure.kind == "lost":
         return
     run = site.settings.run
-    if failure.worth_retrying and failed_runs < run.maximum_attempts:
+    if failure.worth_retrying and failed_runs < run.maximum_attempts and claim.attempt <= MOST_CLAIMS:
         wait_s = run.retry_after_s * 2 ** (failed_runs - 1)
         with site.database.write() as session:
             queue.retry_job(
