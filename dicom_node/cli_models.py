@@ -87,7 +87,7 @@ def train(
     work: Annotated[Path, typer.Option(help="folder for banks and checkpoints; the same one again resumes")],
     nifti: Annotated[list[Path] | None, typer.Option(help="folder of healthy NIfTI images; may be given several times")] = None,
     dicom: Annotated[list[Path] | None, typer.Option(help="folder of healthy DICOM series, one folder per series")] = None,
-    lesion_suffix: Annotated[str, typer.Option(help="ending of mask files beside the NIfTI images; what they mark is left out")] = "",
+    lesion_suffix: Annotated[str, typer.Option(help="ending of mask files beside the images; what they mark is left out")] = "",
     label_maps: Annotated[Path | None, typer.Option(help="folder of whole-head label maps for synthetic heads")] = None,
     soop: Annotated[Path | None, typer.Option(help="folder of the SOOP FLAIR slices")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores")] = 0,

@@ -65,13 +65,14 @@ def test_the_same_images_again_give_nothing_new(hospital: Hospital, tmp_path: Pa
 
 @pytest.mark.feature("E10")
 def test_a_corrected_patient_gets_revised_results_under_the_newest_identity(hospital: Hospital, tmp_path: Path) -> None:
-    case = one_case("correction", "wrong patient at first", accession_number="WRONG1")
-    node, uid = hospital.node, case.study_instance_uid
-    peers.storescu(node.port, case.datasets, tmp_path / "wrong")
+    plan = Plan(slices=8, rows=32, columns=32, study="wrong patient at first", accession_number="WRONG1")  # refused: quick
+    node, uid = hospital.node, plan.study_instance_uid
+    datasets = studies.series(plan)
+    peers.storescu(node.port, datasets, tmp_path / "wrong")
     node.await_delivered(uid)
     (wrong,) = hospital.pacs.objects(uid, "SR")
 
-    peers.storescu(node.port, [_corrected(one) for one in case.datasets], tmp_path / "right")
+    peers.storescu(node.port, [_corrected(one) for one in datasets], tmp_path / "right")
     node.await_delivered(uid, revision=2)
 
     story = node.told(uid)

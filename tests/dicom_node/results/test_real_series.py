@@ -51,7 +51,10 @@ def test_the_results_of_a_real_series_are_valid_and_read_back_the_same(files: li
     said = contradictions([*files, paths[0]])
     # not repeated: the source's de-identification codes, which are no valid codes (20 characters in 16);
     # added empty: the referring physician, type 2, whom the source forgot
-    remarks = ("Element=<DeidentificationMethodCodeSequence>", "OK only If Type 2 attribute in that IOD - Element=<ReferringPhysicianName>")
+    remarks = (
+        "Element=<DeidentificationMethodCodeSequence>",
+        "OK only If Type 2 attribute in that IOD - Element=<ReferringPhysicianName>",
+    )
     assert [line for line in said if not any(remark in line for remark in remarks)] == []
     ((mask, affine),) = segments_read_by_dcmqi(paths[0], tmp_path / "dcmqi")
     marked = np.argwhere(localization.labels.array) @ series.volume.affine[:3, :3].T + series.volume.affine[:3, 3]
