@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node import ledger, scu
@@ -134,12 +135,12 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
 
 
 def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) -> RunRequest | None:
-    """The run that the claimed job stands for; None where its model is gone and the job was given up."""
+    """The run that the claimed job stands for; None where its model was replaced and its rule has decided anew."""
     job = session.get_one(Job, claim.job_id)
     model = next((one for one in site.models.values() if one.digest == job.model_digest), None)
     if model is None:
-        detail = f"model {job.model} with card {job.model_digest} is not installed here"
-        queue.give_up_job(session, claim, at=at, reason="model-missing", detail=detail, summary=None)
+        log.warning("model was replaced, planning the job again", job=job.id, model_digest=job.model_digest)
+        _plan_again(site, session, job, at=at)
         return None
     plan = Plan.from_json(job.plan)
     settings = site.settings
@@ -163,6 +164,17 @@ def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) 
         refusal=plan.refusal,
         analysis_started_at=ledger.first_started_at(session, job).isoformat(),
     )
+
+
+def _plan_again(site: Site, session: Session, job: Job, *, at: datetime) -> None:
+    """Cancel the job and let its rule decide with the models that are installed now, so that the study gets its answer."""
+    study = job.study
+    others = session.scalars(select(Job.id).where(Job.study_id == study.id, Job.id != job.id)).all()
+    queue.cancel_open_jobs(session, study, at=at, keep=set(others))
+    validity = {name: model.card.validity for name, model in site.models.items()}
+    for decision in decide(ledger.study_facts(session, study), site.settings.rules, validity):
+        if decision.rule.name == job.rule:
+            _want_job(site, session, study, decision, at=at)
 
 
 def threads_per_run(settings: Settings) -> int:
