@@ -48,6 +48,7 @@ SUMMARY_OF_OUTCOME = {  # CID 6047
 PROCEDURES = {"MR": Code("24590-2", "LN", "Brain MRI")}  # CID 646
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
+DERIVED_MEASUREMENTS = Code("126011", "DCM", "Derived Imaging Measurements")  # TID 1500
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500
 IMPRESSION = Code("121073", "DCM", "Impression")  # CID 7002
 
