@@ -1,4 +1,4 @@
-"""A model bundle is replaced while a study waits for it, and again after its result: the study gets its answer from the new one."""
+"""A model bundle is replaced while a study waits for it, and again after its result: the answer comes from the new one."""
 
 from __future__ import annotations
 
