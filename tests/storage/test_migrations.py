@@ -14,7 +14,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from storage import queue, reception, seal
+from storage import circuits, commitments, queue, reception, seal
+from storage.commitments import CommitmentKind
 from storage.database import Database, _alembic
 from storage.models import Base, Event
 from tests.postgres import PostgresServer
@@ -32,7 +33,11 @@ def fill(database: Database) -> dict[str, int]:
     take(database, received(digest="0" * 64, pixel_digest="1" * 64))
     with database.write() as session:
         job = add_job(session, the_study(session))
-        add_delivery(session, job)
+        delivery = add_delivery(session, job)
+        commitments.request_proof(
+            session, delivery, kind=CommitmentKind.COMMITMENT, transaction_uid=f"2.25.{delivery.id}", timeout_s=60, at=at()
+        )
+        circuits.note_failure(session, "PACS", reason="no-answer", opens_after=1, every_s=30, at=at())
         queue.claim_job(session, worker="w", lease_s=60, at=at())
         queue.tick_clock(session, holder="boot", monotonic_s=1.0, at=at(), cap_s=5)
     with database.write() as session:
