@@ -313,6 +313,8 @@ def _destination(to: str, called: str, config: Path | None) -> Any:
 
     configured = {one.name: one for one in load_settings(config).destinations}
     if to in configured:
+        if configured[to].kind != "dimse":
+            raise CommandError(f"{to} is a DICOMweb service, not an application entity")
         return configured[to]
     host, colon, port = to.rpartition(":")
     if not colon or not port.isdigit():
