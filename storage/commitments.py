@@ -171,6 +171,12 @@ def failed_proofs(session: Session, delivery: Delivery) -> int:
     return session.scalar(select(func.count(Commitment.id)).where(*where)) or 0
 
 
+def count_requests(session: Session) -> dict[tuple[str, str], int]:
+    """Requests by kind and state."""
+    grouped = select(Commitment.kind, Commitment.state, func.count()).group_by(Commitment.kind, Commitment.state)
+    return {(kind, state): count for kind, state, count in session.execute(grouped)}
+
+
 def fail(
     session: Session,
     commitment: Commitment,
