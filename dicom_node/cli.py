@@ -272,7 +272,7 @@ def resubmit(
 def release(
     study: Annotated[str, typer.Argument(help="Study Instance UID or accession number")],
     discard: Annotated[bool, typer.Option("--discard", help="delete the study's files instead of going on")] = False,
-    include_held: Annotated[bool, typer.Option("--include-held", help="take the held instances in; their identity wins")] = False,
+    include_held: Annotated[bool, typer.Option("--include-held", help="take the held instances in as part of the study")] = False,
     config: Config = None,
 ) -> None:
     """End the quarantine of a study: go on without the held instances, with them, or discard it. Audited."""

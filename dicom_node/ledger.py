@@ -220,7 +220,8 @@ def supersede_undelivered(session: Session, job: Job, *, at: datetime) -> tuple[
     reports = session.scalars(
         select(Result)
         .join(Job, Result.job_id == Job.id)
-        .where(Job.study_id == job.study_id, Job.model == job.model, Result.kind == "SR", Result.superseded.is_(False))
+        .where(Job.study_id == job.study_id, (Job.model == job.model) | (Job.rule == job.rule))  # the rule's model may be newer
+        .where(Result.kind == "SR", Result.superseded.is_(False))
         .where((Job.id != job.id) | (Job.state != JobState.COMPLETED))
         .order_by(Result.id)
     ).all()

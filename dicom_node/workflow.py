@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from pydicom.uid import generate_uid
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node import dicomweb, ledger, scu
@@ -39,6 +40,8 @@ from storage.states import DeliveryState, StudyEvent
 
 log = structlog.get_logger(__name__)
 
+MOST_CLAIMS = 100
+"""Claims of one job before it is given up though no run of it failed: whole workers ended each time."""
 PRIORITIES = {"urgent": 10, "normal": 0, "off-peak": -10}
 
 
@@ -122,6 +125,8 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
         return claim is not None
     log.info("run started", job=claim.job_id, study=request.study_instance_uid, attempt=claim.attempt)
     try:
+        if claim.attempt > MOST_CLAIMS:
+            raise RunFailed("crashed", f"{claim.attempt - 1} workers were lost while they held this job")
         outcome, peak_mb = engine.run(request, _heartbeat(site, claim))
     except RunFailed as failure:
         _run_failed(site, engine, claim, request, failure, failed_before + 1)
@@ -132,12 +137,12 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
 
 
 def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) -> RunRequest | None:
-    """The run that the claimed job stands for; None where its model is gone and the job was given up."""
+    """The run that the claimed job stands for; None where its model was replaced and its rule has decided anew."""
     job = session.get_one(Job, claim.job_id)
     model = next((one for one in site.models.values() if one.digest == job.model_digest), None)
     if model is None:
-        detail = f"model {job.model} with card {job.model_digest} is not installed here"
-        queue.give_up_job(session, claim, at=at, reason="model-missing", detail=detail, summary=None)
+        log.warning("model was replaced, planning the job again", job=job.id, model_digest=job.model_digest)
+        _plan_again(site, session, job, at=at)
         return None
     plan = Plan.from_json(job.plan)
     settings = site.settings
@@ -163,6 +168,17 @@ def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) 
     )
 
 
+def _plan_again(site: Site, session: Session, job: Job, *, at: datetime) -> None:
+    """Cancel the job and let its rule decide with the models that are installed now, so that the study gets its answer."""
+    study = job.study
+    others = session.scalars(select(Job.id).where(Job.study_id == study.id, Job.id != job.id)).all()
+    queue.cancel_open_jobs(session, study, at=at, keep=set(others))
+    validity = {name: model.card.validity for name, model in site.models.items()}
+    for decision in decide(ledger.study_facts(session, study), site.settings.rules, validity):
+        if decision.rule.name == job.rule:
+            _want_job(site, session, study, decision, at=at)
+
+
 def threads_per_run(settings: Settings) -> int:
     """CPU threads of one run: as configured, or the machine's cores shared among the workers."""
     return settings.run.threads or max(1, (os.cpu_count() or 1) // settings.run.workers)
@@ -184,7 +200,7 @@ def _run_failed(site: Site, engine: Engine, claim: JobClaim, request: RunRequest
     if failure.kind == "lost":
         return
     run = site.settings.run
-    if failure.worth_retrying and failed_runs < run.maximum_attempts:
+    if failure.worth_retrying and failed_runs < run.maximum_attempts and claim.attempt <= MOST_CLAIMS:
         wait_s = run.retry_after_s * 2 ** (failed_runs - 1)
         with site.database.write() as session:
             queue.retry_job(

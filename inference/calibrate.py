@@ -42,6 +42,7 @@ LEAST_MM3 = 40.0
 MOST_FINDINGS = 50
 _VOXELS_PER_HEAD = 150_000
 _DARK_FALSE_PER_HEAD = 0.25
+_LOWEST_THRESHOLD = 3.0  # where no patient has a say: one reference voxel in a thousand
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,10 @@ def operating_point(
     for head in development:
         if head.lesion is not None:
             total.add(np.where(head.brain, head.raw, np.float32(-25)), head.lesion)
+    brighter = _LOWEST_THRESHOLD
     best = total.best_dice()
-    brighter = score_of(calibration, best.threshold, Contrast.BRIGHTER)
+    if total.marked.any():
+        brighter = score_of(calibration, best.threshold, Contrast.BRIGHTER)
     log.info("best pooled Dice on development", dice=round(best.dice, 3), raw=round(best.threshold, 3), score=brighter)
     while false_per_head(calibration, healthy, Contrast.BRIGHTER, brighter) > MOST_FALSE_PER_HEAD:
         brighter += 0.05

@@ -243,7 +243,9 @@ def _clean_soop(folder: Path, shape: tuple[int, int], spacing_mm: float) -> Bank
 
     A slice is left out where more than a tenth of its brain is stroke or had to be painted out.
     """
-    images, brains, whites = [], [], []
+    images: list[FloatArray] = []
+    brains: list[FloatArray] = []
+    whites: list[FloatArray] = []
     for image, brain, stroke in soop_slices(folder):
         area = int(brain.sum())
         doubtful = ndimage.binary_dilation(stroke, iterations=3)

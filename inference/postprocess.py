@@ -60,9 +60,15 @@ class Components:
     median: int = 1
     """Side, in voxels within the slice, of a median filter over the raw map; 1 leaves it as it is."""
 
+    through_sigma: float = 0.0
+    """Standard deviation, in slices, of a Gaussian across the slices: a departure that neighbours share weighs more."""
+
     def smooth(self, raw: FloatArray) -> FloatArray:
-        """The raw map after the median filter."""
-        return raw if self.median == 1 else ndimage.median_filter(raw, size=(1, self.median, self.median))
+        """The raw map after the median filter and the Gaussian across slices."""
+        filtered = raw if self.median == 1 else ndimage.median_filter(raw, size=(1, self.median, self.median))
+        if self.through_sigma == 0:
+            return filtered
+        return np.asarray(ndimage.gaussian_filter1d(filtered, self.through_sigma, axis=0), dtype=np.float32)
 
     def assess(self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard) -> Assessment:
         """Score, labels and findings, largest first. Each sign has its score; the larger is the voxel's."""

@@ -45,7 +45,7 @@ from inference.training import RECIPES, TrainingRecipe, analytic_seeds, brain_co
 log = structlog.get_logger()
 
 VERSION = "0.1.0"
-LOCALIZERS = ("cold_restore", "cold_mean")
+LOCALIZERS = ("cold_restore", "cold_mean", "intensity")
 VALIDITY = Validity(
     modality="MR",
     body_part="BRAIN",
@@ -258,7 +258,7 @@ def annotate(folder: Path, measured: Mapping[str, float | int | str], blind_spot
 
 
 def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]:
-    """Calibration and operating point of every recipe; the development patients choose the threshold of the first."""
+    """Calibration and operating point of every recipe; the development patients choose each threshold."""
     heads = healthy_heads(ingredients.atlases(), ingredients.recipe.reference_heads, seed=9000)
     volumes = [head_volume(head) for head in heads]
     made: dict[str, Made] = {}
@@ -267,9 +267,6 @@ def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]
         healthy = [raw_head(localizer, volume) for volume in volumes]
         real = np.zeros(0, np.float32) if ingredients.real is None else real_reference(localizer, ingredients.real)
         table = reference_table(healthy, real, REFERENCE_WORDS)
-        if made:
-            made[name] = Made(table, made[ingredients.recipes[0]].point)
-            continue
         development = development_heads(localizer, iter(ingredients.development))
         words = RULE.format(patients=len(development)) if development else RULE_WITHOUT
         made[name] = Made(table, operating_point(table, healthy, development, words))

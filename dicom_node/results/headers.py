@@ -86,6 +86,7 @@ def sanitise(header: Dataset, character_set: str) -> Dataset:
             if keyword not in copy:
                 setattr(copy, keyword, None)
         _blank_illegal(copy)
+        _say_how_deidentified(header, copy)
         copy.SpecificCharacterSet = character_set
     return copy
 
@@ -161,6 +162,13 @@ def _blank_illegal(copy: Dataset) -> None:
             copy[keyword].value = ""
     sex = str(copy.PatientSex or "").strip().upper()
     copy.PatientSex = sex if sex in SEXES else ""
+
+
+def _say_how_deidentified(header: Dataset, copy: Dataset) -> None:
+    """Where only codes say how an identity was removed, their meanings as text: one of both is required (C.7.1.1)."""
+    if copy.get("PatientIdentityRemoved") == "YES" and not copy.get("DeidentificationMethod"):
+        meanings = [str(item.get("CodeMeaning", "")) for item in header.get("DeidentificationMethodCodeSequence") or []]
+        copy.DeidentificationMethod = [meaning[:64] for meaning in meanings if meaning] or "not stated"
 
 
 def _is_date(value: str) -> bool:

@@ -16,6 +16,6 @@ COLD_MEAN = Recipe(
     corruptor=Untouched(),
     denoiser=CleanImage(),
     sampler=OneShot(at=(0.25, 0.5, 0.75, 1.0)),
-    scorer=Residual(),
-    postprocessor=Components(),
+    scorer=Residual(intensity_weight=0.25),
+    postprocessor=Components(through_sigma=0.6),
 )

@@ -37,7 +37,7 @@ def test_late_images_give_a_revised_set_that_names_its_predecessor(hospital: Hos
     (current,) = current_reports(story)
     assert current != first.SOPInstanceUID
     assert _predecessors(reports[current]) == [str(first.SOPInstanceUID)]
-    assert _not_replaced(list(reports.values())) == [current]
+    assert not_replaced(list(reports.values())) == [current]
     assert _segmented_images(hospital, uid, current) <= set(case.sop_instance_uids)
     analysed = [plan["analysed"] for plan in (job.plan for job in story.jobs)]
     assert analysed == [[str(case.datasets[0].SeriesInstanceUID)]] * 2
@@ -65,13 +65,14 @@ def test_the_same_images_again_give_nothing_new(hospital: Hospital, tmp_path: Pa
 
 @pytest.mark.feature("E10")
 def test_a_corrected_patient_gets_revised_results_under_the_newest_identity(hospital: Hospital, tmp_path: Path) -> None:
-    case = one_case("correction", "wrong patient at first", accession_number="WRONG1")
-    node, uid = hospital.node, case.study_instance_uid
-    peers.storescu(node.port, case.datasets, tmp_path / "wrong")
+    plan = Plan(slices=8, rows=32, columns=32, study="wrong patient at first", accession_number="WRONG1")  # refused: quick
+    node, uid = hospital.node, plan.study_instance_uid
+    datasets = studies.series(plan)
+    peers.storescu(node.port, datasets, tmp_path / "wrong")
     node.await_delivered(uid)
     (wrong,) = hospital.pacs.objects(uid, "SR")
 
-    peers.storescu(node.port, [_corrected(one) for one in case.datasets], tmp_path / "right")
+    peers.storescu(node.port, [_corrected(one) for one in datasets], tmp_path / "right")
     node.await_delivered(uid, revision=2)
 
     story = node.told(uid)
@@ -82,7 +83,7 @@ def test_a_corrected_patient_gets_revised_results_under_the_newest_identity(hosp
     assert (reports[current].PatientID, str(reports[current].PatientName)) == ("RIGHT-ID", "Right^Person")
     assert reports[current].AccessionNumber == "RIGHT1"
     assert _predecessors(reports[current]) == [str(wrong.SOPInstanceUID)]
-    assert _not_replaced(list(reports.values())) == [current]
+    assert not_replaced(list(reports.values())) == [current]
 
 
 def _corrected(dataset: Dataset) -> Dataset:
@@ -101,7 +102,7 @@ def _predecessors(report: Dataset) -> list[str]:
     ]
 
 
-def _not_replaced(reports: list[Dataset]) -> list[str]:
+def not_replaced(reports: list[Dataset]) -> list[str]:
     """The reports that no other names as its predecessor: what a reader of the PACS alone takes for current."""
     replaced = {uid for report in reports for uid in _predecessors(report)}
     return [str(report.SOPInstanceUID) for report in reports if str(report.SOPInstanceUID) not in replaced]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sqlite3
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from sqlalchemy import select
 
-from dicom_node import store
+from dicom_node import scu, store
 from dicom_node.intake import Status
 from dicom_node.scp import Listener
 from dicom_node.settings import Destination, Peer, Receive
@@ -39,6 +42,7 @@ from tests.network import (
     VERIFICATION,
     Running,
     Wire,
+    free_port,
     listening,
     p_data,
     peer_program,
@@ -563,3 +567,67 @@ def test_modality_may_send_other_encodings(running: Running, syntax: str) -> Non
 
     assert sent.status == "0x0000"
     assert running.instances()[0].transfer_syntax_uid == syntax
+
+
+@pytest.mark.feature("R6")
+def test_killed_listener_has_everything_it_acknowledged(tmp_path: Path) -> None:
+    """F25, F26: kill -9 in the middle of a study; what was answered 0x0000 is there, and a re-send ends with one copy of each."""
+    items, _ = scu.outgoing(studies.save(studies.series(replace(SMALL, slices=60)), tmp_path / "out"))
+    acknowledged: list[str] = []
+
+    with listener_process(tmp_path) as (process, node):
+
+        def on_each(sent: scu.Sent) -> None:
+            acknowledged.append(sent.sop_instance_uid)
+            if len(acknowledged) == 20:
+                process.kill()
+
+        error = scu.send(node, "BENCH", items, on_each)
+
+    assert error is not None
+    assert not error.permanent
+    database, spool = Database(f"sqlite:///{tmp_path / 'fovea.sqlite'}"), Spool(tmp_path / "spool", 0)
+    kept = digests(database, spool)
+    assert set(acknowledged) <= kept.keys()
+
+    with listener_process(tmp_path) as (process, node):
+        assert scu.send(node, "BENCH", items, lambda _: None) is None
+        process.terminate()
+        process.wait(20)
+
+    kept = digests(database, spool)
+    assert len(kept) == 60
+    assert not list((spool.root / "temporary").iterdir())
+    with database.read() as session:
+        outcomes = [row.outcome for row in session.scalars(select(Association).order_by(Association.id))]
+    assert "interrupted" in outcomes
+    assert None not in outcomes
+    database.dispose()
+
+
+def digests(database: Database, spool: Spool) -> dict[str, str]:
+    """The digest of each instance's file, which must be the row's."""
+    with database.read() as session:
+        rows = list(session.scalars(select(Instance)))
+        found = {}
+        for row in rows:
+            data = spool.path(row.path or "").read_bytes()[-row.size :]
+            assert hashlib.sha256(data).hexdigest() == row.digest
+            found[row.sop_instance_uid] = row.digest
+    return found
+
+
+@contextmanager
+def listener_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Destination]]:
+    """A listener in its own process that accepts BENCH, and how to send to it."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.benchmarks.bench_receive", "--serve", str(folder), "--port", str(port)]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            node = Destination(name="node", ae_title=CALLED, host="127.0.0.1", port=port, timeout_s=10)
+            wait_until(lambda: scu.echo(node, "BENCH") is None, 30)
+            yield process, node
+        finally:
+            process.kill()
+            process.wait(10)

@@ -200,3 +200,15 @@ def test_the_study_score_is_a_percentile_inside_the_brain() -> None:
 
     assert study_score(score, brain) == pytest.approx(0.995 * 200)
     assert study_score(score, np.zeros(1000, dtype=bool)) == 0.0
+
+
+def test_a_departure_that_neighbouring_slices_share_weighs_more_than_a_lone_one() -> None:
+    raw = np.zeros((9, 8, 8), dtype=np.float32)
+    raw[2, 2, 2] = raw[4:7, 5, 5] = 1.0
+
+    smooth = Components(through_sigma=0.6).smooth(raw)
+
+    assert smooth[5, 5, 5] > 0.9
+    assert smooth[2, 2, 2] < 0.7
+    assert smooth.sum() == pytest.approx(raw.sum(), rel=1e-4)
+    assert np.array_equal(Components().smooth(raw), raw)

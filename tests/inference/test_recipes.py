@@ -42,12 +42,13 @@ def test_a_recipe_is_registered_by_its_name_and_names_its_paper(name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["cold_restore", "cold_mean", "cold_steps"])
-def test_what_a_cold_recipe_finds_healthy_has_no_residual(name: str) -> None:
+def test_where_a_cold_recipe_finds_all_healthy_only_its_share_of_the_intensity_is_left(name: str) -> None:
     images, brain = slices()
 
     maps = restore(images, brain, RECIPES[name], nothing_wrong, SETTING)
 
-    assert np.allclose(maps.raw, 0, atol=1e-6)
+    share = RECIPES[name].scorer.intensity_weight
+    assert np.allclose(maps.raw, np.where(brain.any(axis=(1, 2))[:, None, None], share * np.maximum(images, 0), 0), atol=1e-6)
     assert np.allclose(maps.healthy, images, atol=1e-6)
 
 

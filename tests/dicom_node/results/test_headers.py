@@ -91,6 +91,12 @@ def with_other_ids(dataset: Dataset) -> None:
     dataset.OtherPatientIDsSequence = Sequence([item])
 
 
+def with_removed_identity(dataset: Dataset) -> None:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "113100", "DCM", "Basic Application Confidentiality Profile"
+    dataset.PatientIdentityRemoved, dataset.DeidentificationMethodCodeSequence = "YES", Sequence([item])
+
+
 JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
 PATHOLOGIES = {
     "UTF-8 kanji": Pathology(named(JAPANESE, "ISO_IR 192")),
@@ -146,6 +152,8 @@ PATHOLOGIES = {
     "private elements": Pathology(with_private),
     "issuer of Accession Number, private within": Pathology(with_issuer),
     "other patient identifiers": Pathology(with_other_ids),
+    "identity removed, method in codes only": Pathology(with_removed_identity),
+    "identity removed, method not stated": Pathology(put(PatientIdentityRemoved="YES")),
     "Series Description of 80 characters": Pathology(put(SeriesDescription="S" * 80)),
     "station in time zone +0900": Pathology(put(TimezoneOffsetFromUTC="+0900")),
     "Software Versions of three values": Pathology(put(SoftwareVersions=["a", "b", "c"])),
