@@ -23,13 +23,13 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import dicomweb, ledger, scu
+from dicom_node import circuit, dicomweb, ledger, scu
 from dicom_node.catalog import InstalledModel, output_options, recipe_digest
 from dicom_node.engine import Engine, RunFailed
 from dicom_node.outcome import Outcome, Reason, RunOutcome, RunRequest
 from dicom_node.routing import Decision, Plan, decide, plan_of
 from dicom_node.settings import Destination, Settings
-from storage import circuits, commitments, events, queue, retention
+from storage import commitments, events, queue, retention
 from storage.commitments import CommitmentKind
 from storage.database import Database, DatabaseBusy
 from storage.events import EventKind
@@ -298,13 +298,10 @@ def _end_job(
 # ---------------------------------------------------------------------------------------------------- deliver
 
 
-CONNECTION_FAILURES = ("connection-failed", "association-rejected", "association-aborted", "no-answer", "credentials")
-"""Codes of what keeps everything from a destination, not one object: these open its circuit."""
-
-
 def deliver(site: Site, destination: Destination, *, worker: str) -> bool:
     """Send one due result set to the destination; False where nothing was due, or where it is down and no probe got through."""
-    if not _is_reachable(site, destination):
+    caller = site.settings.node.ae_title
+    if not circuit.is_reachable(site.database, site.settings.delivering, destination, caller, at=utc_now()):
         return False
     lease_s = site.settings.delivering.lease_s
     with site.database.write() as session:
@@ -322,10 +319,11 @@ def deliver(site: Site, destination: Destination, *, worker: str) -> bool:
             queue.heartbeat_delivery(session, claim, lease_s=lease_s, at=utc_now())
 
     send = dicomweb.send if destination.kind == "stow" else scu.send
-    error = send(destination, site.settings.node.ae_title, waiting, on_each)
+    error = send(destination, caller, waiting, on_each)
     with site.database.write() as session:
         _end_delivery(site, session, destination, claim, error, at=utc_now())
-        _note_connection(site, session, destination, None if answered else error, at=utc_now())
+        connection = None if answered else error
+        circuit.note_connection(session, site.settings.delivering, destination, connection, at=utc_now())
     return True
 
 
@@ -348,44 +346,6 @@ def _end_delivery(
         queue.retry_delivery(
             session, claim, at=at, not_before=at + timedelta(seconds=wait_s), reason=error.code, detail=error.text
         )
-
-
-def _is_reachable(site: Site, destination: Destination) -> bool:
-    """True where the destination's circuit is closed, or where the probe that is due now closes it."""
-    with site.database.read() as session:
-        if not circuits.is_open(session, destination.name):
-            return True
-    with site.database.write() as session:
-        if not circuits.claim_probe(session, destination.name, every_s=_probe_every_s(site), at=utc_now()):
-            return False
-    error = probe(destination, site.settings.node.ae_title)
-    with site.database.write() as session:
-        _note_connection(site, session, destination, error, at=utc_now())
-    return error is None or error.code not in CONNECTION_FAILURES
-
-
-def probe(destination: Destination, calling_ae_title: str) -> scu.SendError | None:
-    """None where the destination answers: a C-ECHO, or a query that wants nothing."""
-    return dicomweb.probe(destination) if destination.kind == "stow" else scu.echo(destination, calling_ae_title)
-
-
-def _note_connection(
-    site: Site, session: Session, destination: Destination, error: scu.SendError | None, *, at: datetime
-) -> None:
-    """Count a failure of the connection itself; any answer at all closes the circuit."""
-    if error is None or error.code not in CONNECTION_FAILURES:
-        if circuits.note_success(session, destination.name, retry_reasons=CONNECTION_FAILURES, at=at):
-            log.info("destination answers again", destination=destination.name)
-        return
-    opens_after = site.settings.delivering.circuit_opens_after
-    every_s = _probe_every_s(site)
-    if circuits.note_failure(session, destination.name, reason=error.code, opens_after=opens_after, every_s=every_s, at=at):
-        log.warning("destination is down; only a probe goes out", destination=destination.name, every_s=every_s)
-
-
-def _probe_every_s(site: Site) -> float:
-    settings = site.settings.delivering
-    return min(settings.probe_every_s, settings.retry_at_most_s)
 
 
 # ---------------------------------------------------------------------------------------------------- watch, purge
