@@ -129,12 +129,18 @@ def referenced(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
 
 
 def _associate(destination: Destination, calling_ae_title: str, take: Callable[[Report], int], reported: threading.Event) -> Any:
+    taken = threading.Event()
+
     def on_report(event: Any) -> tuple[int, None]:
         try:
             return take(Report.of(event.event_information)), None
         except DatabaseBusy:
             return PROCESSING_FAILURE, None
         finally:
+            taken.set()
+
+    def on_sent(_event: Any) -> None:
+        if taken.is_set():  # the answer is out; a release before would cross it
             reported.set()
 
     pynetdicom_config.LOG_HANDLER_LEVEL = "none"
@@ -144,7 +150,7 @@ def _associate(destination: Destination, calling_ae_title: str, take: Callable[[
         destination.port,
         contexts=[build_context(PUSH_MODEL, [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)])],
         ae_title=destination.ae_title,
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)],
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report), (evt.EVT_PDU_SENT, on_sent)],
     )
 
 
