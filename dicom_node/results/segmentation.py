@@ -1,4 +1,4 @@
-"""The findings as a DICOM Segmentation (PS3.3 A.51): BINARY, on the source grid, one segment for each finding.
+"""The findings as a DICOM Segmentation (PS3.3 A.51): BINARY unless told otherwise, on the source grid, a segment for each.
 
 Every frame names the source image it lies on; that is checked after encoding, because no validator does and a viewer
 cannot overlay a frame without it.
@@ -32,7 +32,7 @@ def build_segmentation(account: Account, analysis: Analysis, identity: Identity,
     segmentation = HighdicomSegmentation(
         source_images=_source_images(account, analysis.series),
         pixel_array=_in_source_order(labels, analysis.series),
-        segmentation_type=SegmentationTypeValues.BINARY,
+        segmentation_type=_form(account),
         segment_descriptions=[_describe(finding, account, identity) for finding in findings],
         series_instance_uid=identity.uid("segmentation", "series"),
         series_number=series_number,
@@ -77,7 +77,7 @@ def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: Seri
     encoded = set()
     by_source = {_source_key(*series.source_of(index)): index for index in range(len(labels))}
     shared = segmentation.SharedFunctionalGroupsSequence[0]
-    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+    for number_of_frame, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence):
         derivations = frame.get("DerivationImageSequence") or []
         sources = [source for derivation in derivations for source in derivation.SourceImageSequence]
         if len(sources) != 1:
@@ -89,11 +89,24 @@ def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: Seri
         off = float(np.linalg.norm(position - series.volume.affine[:3] @ np.array([index, 0, 0, 1.0])))
         if off > 2 * tolerance_mm(max(series.volume.spacing)):
             raise MisplacedMask(f"a frame lies {off:.2f} mm from the slice whose image it names")
+        if segmentation.SegmentationType == "LABELMAP":
+            encoded |= {(index, label) for label in _labels_in_frame(segmentation, number_of_frame)}
+            continue
         groups = frame if "SegmentIdentificationSequence" in frame else shared
         encoded.add((index, int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)))
     marked = {(index, int(label)) for index, plane in enumerate(labels) for label in np.unique(plane) if label}
     if encoded != marked:
         raise MisplacedMask(f"{len(encoded ^ marked)} of {len(marked)} marked slices differ from the encoded frames")
+
+
+def _labels_in_frame(segmentation: Dataset, frame: int) -> set[int]:
+    size = int(segmentation.Rows) * int(segmentation.Columns)
+    stored = np.frombuffer(segmentation.PixelData, np.uint8 if segmentation.BitsAllocated == 8 else np.dtype("<u2"))
+    return {int(label) for label in np.unique(stored[frame * size : (frame + 1) * size]) if label}
+
+
+def _form(account: Account) -> SegmentationTypeValues:
+    return SegmentationTypeValues.LABELMAP if account.output.segmentation == "labelmap" else SegmentationTypeValues.BINARY
 
 
 def _source_key(instance: Dataset, frame: int | None) -> tuple[str, int | None]:
