@@ -59,7 +59,9 @@ def identity_of(account: Account) -> Identity:
 
 def _content_digest(analysis: Analysis, objects: Collection[str]) -> str:
     localization = analysis.localization
-    digest = hashlib.sha256(on_source_grid(localization.labels, analysis.series).tobytes())
+    labels = on_source_grid(localization.labels, analysis.series).ravel()
+    marked = np.flatnonzero(labels)
+    digest = hashlib.sha256(marked.tobytes() + labels[marked].tobytes())
     shown = {
         "parametric-map": localization.score,
         "uncertainty": localization.uncertainty,

@@ -1,6 +1,7 @@
 """The departure score, and the uncertainty of the healthy estimate, as Parametric Maps (PS3.3 A.75).
 
 Values are given inside the brain's bounding box only, on the pixels of the source, each frame naming its source image.
+Frames rise along the normal of the images: dcmqi takes them for that, whatever their positions say.
 Stored as float32, or as uint16 whose Real World Value Mapping gives the same values to a 65535th of the largest.
 """
 
@@ -91,6 +92,7 @@ def build_map(account: Account, analysis: Analysis, kind: MapKind, identity: Ide
     made.ContentCreatorName = None  # type 2: nobody but the software
     _name_sources(made, series, box, kind)
     _name_anatomy(made, account)
+    _let_frames_rise(made, series)
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = identity.uid(kind.word, "dimensions")
     return made
@@ -172,6 +174,19 @@ def _name_anatomy(made: Dataset, account: Account) -> None:
     item.FrameLaterality = "B" if account.body_part == "BRAIN" else "U"
     item.AnatomicRegionSequence = Sequence([placed.coded(region)])
     made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = Sequence([item])
+
+
+def _let_frames_rise(made: Dataset, series: SeriesVolume) -> None:
+    """Put the frames into the order of rising position along the normal, if they are in falling order."""
+    frames = list(made.PerFrameFunctionalGroupsSequence)
+    across = np.cross(*np.split(placed.orientation(series), 2))
+    first, last = (np.array(frames[end].PlanePositionSequence[0].ImagePositionPatient, float) for end in (0, -1))
+    if (last - first) @ across >= 0:
+        return
+    made.PerFrameFunctionalGroupsSequence = Sequence(frames[::-1])
+    keyword = "FloatPixelData" if "FloatPixelData" in made else "PixelData"
+    stored = np.frombuffer(made[keyword].value, np.float32 if keyword == "FloatPixelData" else np.uint16)
+    made[keyword].value = stored.reshape(len(frames), -1)[::-1].tobytes()
 
 
 def _referenced_series(series: SeriesVolume, indices: range) -> Dataset:

@@ -94,7 +94,9 @@ def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: Seri
             continue
         groups = frame if "SegmentIdentificationSequence" in frame else shared
         encoded.add((index, int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)))
-    marked = {(index, int(label)) for index, plane in enumerate(labels) for label in np.unique(plane) if label}
+    marked = {
+        (index, int(label)) for index, plane in enumerate(labels) if plane.any() for label in np.unique(plane[plane > 0])
+    }
     if encoded != marked:
         raise MisplacedMask(f"{len(encoded ^ marked)} of {len(marked)} marked slices differ from the encoded frames")
 
