@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.grid import on_source_grid
 from dicom_node.results.headers import PATIENT_AND_STUDY
