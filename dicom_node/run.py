@@ -28,7 +28,7 @@ from dicom_node.outcome import (
 from dicom_node.pictures import draw
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.encode import encode
-from dicom_node.results.headers import character_set_for, content_moment, sanitise
+from dicom_node.results.headers import character_set_for, content_moment, sanitise_series
 from dicom_node.results.identity import Identity, identity_of
 from dicom_node.results.segmentation import tracking_uid
 from dicom_node.results.statements import plain_text
@@ -173,7 +173,7 @@ def _headers(trial: _Trial, wanted: str) -> tuple[Dataset, ...]:
         source: Sequence[Dataset] = trial.analysis.series.source
     else:
         source = list(_readable_headers(trial.series))
-    headers = [sanitise(header, wanted) for header in source]
+    headers = sanitise_series(source, wanted)
     character_set = character_set_for(headers, wanted)
     for header in headers:
         header.SpecificCharacterSet = character_set

@@ -61,9 +61,11 @@ def identity_of(account: Account) -> Identity:
 
 def _content_digest(analysis: Analysis, objects: Collection[str]) -> str:
     localization = analysis.localization
-    labels = on_source_grid(localization.labels, analysis.series).ravel()
-    marked = np.flatnonzero(labels)
-    digest = hashlib.sha256(marked.tobytes() + labels[marked].tobytes())
+    digest = hashlib.sha256()
+    for index, plane in enumerate(on_source_grid(localization.labels, analysis.series)):
+        if plane.max(initial=0):
+            marked = np.flatnonzero(plane)
+            digest.update(np.array([index, *marked]).tobytes() + plane.ravel()[marked].tobytes())
     shown = {
         "parametric-map": localization.score,
         "uncertainty": localization.uncertainty,

@@ -58,6 +58,7 @@ def build_segmentation(account: Account, analysis: Analysis, identity: Identity,
         item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
     for item in segmentation.DimensionIndexSequence:
         item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
+    _list_only_sources(segmentation)
     check_frames(segmentation, labels, analysis.series)
     return segmentation
 
@@ -99,6 +100,20 @@ def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: Seri
     }
     if encoded != marked:
         raise MisplacedMask(f"{len(encoded ^ marked)} of {len(marked)} marked slices differ from the encoded frames")
+
+
+def _list_only_sources(segmentation: Dataset) -> None:
+    """Keep in the list of references the images that a frame names (PS3.3 C.12.2); the encoder lists the whole series."""
+    named = {
+        str(source.ReferencedSOPInstanceUID)
+        for frame in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in frame.get("DerivationImageSequence") or []
+        for source in derivation.SourceImageSequence
+    }
+    for series in segmentation.get("ReferencedSeriesSequence") or []:
+        series.ReferencedInstanceSequence = [
+            item for item in series.ReferencedInstanceSequence if str(item.ReferencedSOPInstanceUID) in named
+        ]
 
 
 def _labels_in_frame(segmentation: Dataset, frame: int) -> set[int]:
