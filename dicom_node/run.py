@@ -124,7 +124,7 @@ def _analyse(request: RunRequest, clock: _Clock) -> _Trial:
 def _try(series: SeriesInput, localizer: Localizer, request: RunRequest, clock: _Clock) -> Analysis | Reason:
     try:
         with clock.stage("read"):
-            volume = read_series([Path(file) for file in series.files])
+            volume = read_series([Path(file) for file in series.files], _echo_time_ms(request))
         with clock.stage("localize"):
             context = Context(seed=_seed(request), threads=request.threads or None, remarks=volume.notes)
             localization = localizer.localize(volume.volume, context)
@@ -133,6 +133,11 @@ def _try(series: SeriesInput, localizer: Localizer, request: RunRequest, clock: 
     except Refusal as error:
         return Reason(error.code, str(error))
     return Analysis(volume, localization)
+
+
+def _echo_time_ms(request: RunRequest) -> tuple[float, float] | None:
+    card = _card(request)
+    return None if card is None else card.validity.echo_time_ms
 
 
 def _seed(request: RunRequest) -> int:
