@@ -92,7 +92,7 @@ def _echo_ms(plane: Plane, headers: Sequence[Dataset]) -> float | None:
     stated = _of_frame(plane, headers, "MREchoSequence", lambda item: item.get("EffectiveEchoTime"))
     value = headers[plane.instance].get("EchoTime") if stated is None else stated
     try:
-        return None if value is None or value == "" else round(float(value), 2)
+        return None if value is None or value == "" else round(float(str(value)), 2)
     except (TypeError, ValueError):
         return None
 

@@ -64,7 +64,7 @@ def build_map(account: Account, analysis: Analysis, kind: MapKind, identity: Ide
     cropped = np.ascontiguousarray(values_on_source_grid(values, series)[box])
     stored, slope = _stored(cropped, account.output.map_values)
     made = ParametricMap(
-        source_images=list(account.headers),
+        source_images=_source_images(account, series),
         pixel_array=stored,
         series_instance_uid=identity.uid(kind.word, "series"),
         series_number=series_number,
@@ -107,6 +107,10 @@ def bounding_box(brain: NDArray[np.bool_]) -> Box:
         hit = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
         ranges.append(slice(int(hit[0]), int(hit[-1]) + 1))
     return ranges[0], ranges[1], ranges[2]
+
+
+def _source_images(account: Account, series: SeriesVolume) -> list[Dataset]:
+    return [placed.analysed_frames_only(account.headers[0], series)] if series.frames else list(account.headers)
 
 
 def _stored(values: FloatArray, form: str) -> tuple[NDArray[np.generic], float]:
@@ -179,7 +183,8 @@ def _name_anatomy(made: Dataset, account: Account) -> None:
 def _let_frames_rise(made: Dataset, series: SeriesVolume) -> None:
     """Put the frames into the order of rising position along the normal, if they are in falling order."""
     frames = list(made.PerFrameFunctionalGroupsSequence)
-    across = np.cross(*np.split(placed.orientation(series), 2))
+    along = placed.orientation(series)
+    across = np.cross(along[:3], along[3:])
     first, last = (np.array(frames[end].PlanePositionSequence[0].ImagePositionPatient, float) for end in (0, -1))
     if (last - first) @ across >= 0:
         return

@@ -47,6 +47,27 @@ def thickness_mm(series: SeriesVolume) -> float:
     return float(stated) if stated else series.volume.spacing_between_slices
 
 
+def analysed_frames_only(header: Dataset, series: SeriesVolume) -> Dataset:
+    """A multi-frame header with the frames of the volume alone, in their order: two echoes share their places."""
+    groups = header.PerFrameFunctionalGroupsSequence
+    return with_changes(
+        header,
+        PerFrameFunctionalGroupsSequence=Sequence([groups[number - 1] for number in sorted(series.frames)]),
+        NumberOfFrames=len(series.frames),
+    )
+
+
+def with_changes(header: Dataset, **values: object) -> Dataset:
+    """The header with other values; the elements that stay are shared, and the header itself is left as it is."""
+    changed = Dataset()
+    changed.update(header)
+    for keyword, value in values.items():
+        if keyword in changed:
+            del changed[keyword]  # assigning would write into the shared element
+        setattr(changed, keyword, value)
+    return changed
+
+
 def source_reference(series: SeriesVolume, index: int, purpose: Code) -> Dataset:
     """The item that names the image, and in a multi-frame image the frame, behind one slice (PS3.3 C.7.6.1.1.4)."""
     instance, frame = series.source_of(index)

@@ -6,8 +6,6 @@ Graphic coordinates of a presentation state count pixels from 1, so that the cen
 
 from __future__ import annotations
 
-from copy import copy
-
 import numpy as np
 from highdicom import ModalityLUTTransformation
 from highdicom.color import CIELabColor
@@ -21,10 +19,11 @@ from highdicom.pr import (
 )
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.pictures import window_of
-from dicom_node.results import equipment
+from dicom_node.results import equipment, placed
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.burned import OUTLINED_BY_AI
 from dicom_node.results.colours import colour_of
@@ -123,12 +122,18 @@ def _anchor(loop: NDArray[np.float32]) -> tuple[float, float]:
 
 def _referenced(account: Account, analysis: Analysis, indices: list[int]) -> list[Dataset]:
     headers = [account.headers[0]] if analysis.series.frames else [account.headers[index] for index in indices]
-    images = []
-    for header in headers:
-        image = copy(header)
-        image.SamplesPerPixel = 1
-        images.append(image)
-    return images
+    if not analysis.series.frames:
+        return [placed.with_changes(header, SamplesPerPixel=1) for header in headers]
+    # the encoder refuses rescales that differ between frames; none is repeated here
+    empty = Sequence([Dataset() for _ in range(int(headers[0].NumberOfFrames))])
+    return [
+        placed.with_changes(
+            headers[0],
+            SamplesPerPixel=1,
+            SharedFunctionalGroupsSequence=Sequence([Dataset()]),
+            PerFrameFunctionalGroupsSequence=empty,
+        )
+    ]
 
 
 def _display(analysis: Analysis) -> tuple[ModalityLUTTransformation | None, SoftcopyVOILUTTransformation | None]:

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.planes import tolerance_mm
-from dicom_node.results import codes, equipment
+from dicom_node.results import codes, equipment, placed
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.colours import colour_of
 from dicom_node.results.grid import MisplacedMask, on_source_grid
@@ -58,6 +58,7 @@ def build_segmentation(account: Account, analysis: Analysis, identity: Identity,
         item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
     for item in segmentation.DimensionIndexSequence:
         item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
+    _number_frames_as_in_the_source(segmentation, analysis.series)
     _list_only_sources(segmentation)
     check_frames(segmentation, labels, analysis.series)
     return segmentation
@@ -131,21 +132,28 @@ def _source_key(instance: Dataset, frame: int | None) -> tuple[str, int | None]:
 
 
 def _source_images(account: Account, series: SeriesVolume) -> list[Dataset]:
+    if series.frames:
+        return [placed.analysed_frames_only(account.headers[0], series)]
     headers = list(account.headers)
     for header in headers:
-        if not series.frames and not header.get("SliceThickness"):
+        if not header.get("SliceThickness"):
             header.SliceThickness = f"{series.volume.spacing_between_slices:.6g}"
     return headers
 
 
 def _in_source_order(labels: NDArray[np.uint16], series: SeriesVolume) -> NDArray[np.uint16]:
     """The mask in the order of the source: as it is for single frames, by frame number in a multi-frame image."""
-    mask = labels
-    if series.frames:
-        count = len(series.source[0].PerFrameFunctionalGroupsSequence)
-        mask = np.zeros((count, *labels.shape[1:]), dtype=np.uint16)
-        mask[np.array(series.frames) - 1] = labels
+    mask = labels[np.argsort(series.frames)] if series.frames else labels
     return mask if mask.max(initial=0) > 255 else mask.astype(np.uint8)
+
+
+def _number_frames_as_in_the_source(segmentation: Dataset, series: SeriesVolume) -> None:
+    """The encoder counted the analysed frames alone; the references count all the source has."""
+    numbers = sorted(series.frames)
+    for frame in segmentation.PerFrameFunctionalGroupsSequence if numbers else ():
+        for derivation in frame.get("DerivationImageSequence") or []:
+            for source in derivation.SourceImageSequence:
+                source.ReferencedFrameNumber = numbers[int(source.ReferencedFrameNumber) - 1]
 
 
 def _describe(finding: Finding, account: Account, identity: Identity) -> SegmentDescription:
