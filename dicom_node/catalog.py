@@ -58,6 +58,9 @@ def output_options(settings: Settings) -> OutputOptions:
         institution=settings.node.institution,
         station_name=settings.node.station_name,
         ae_title=settings.node.ae_title,
+        objects=settings.output.objects,
+        map_values=settings.output.map_values,
+        segmentation=settings.output.segmentation,
     )
 
 

@@ -300,8 +300,7 @@ def send(
     from dicom_node import scu
 
     destination = _destination(to, called, config)
-    paths = sorted(one for given in files for one in ([given] if given.is_file() else given.rglob("*")) if one.is_file())
-    items, unreadable = scu.outgoing(paths)
+    items, unreadable = scu.outgoing(_files_in(files))
     for path, reason in unreadable:
         screen.print(f"{path}: {reason}", style="yellow", highlight=False, markup=False)
     if not items:
@@ -311,6 +310,35 @@ def send(
         raise CommandError(f"{error.code}: {error.text}", FAULT if error.permanent else TRY_LATER)
     if unreadable:
         raise CommandError(f"{len(unreadable)} files could not be read", UNSUITABLE)
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders", exists=True)], as_json: AsJson = False
+) -> None:
+    """Check DICOM objects as one set: modules, references, places, identity, UIDs. Exit status 3 where there are errors."""
+    from dicom_node import validate as validation
+
+    paths = _files_in(files)
+    complaints, remarks = validation.validate(paths)
+    if as_json:
+        print_json({"files": len(paths), "complaints": [asdict(one) for one in complaints], "remarks": remarks})
+    else:
+        for one in complaints:
+            typer.echo(f"{one.severity}: {one.file}: {one.code}: {one.text}")
+        typer.echo(f"{len(paths)} files, {_count(complaints, 'error')} errors, {_count(complaints, 'warning')} warnings")
+        for remark in remarks:
+            screen.print(remark, style="yellow", highlight=False, markup=False)
+    if _count(complaints, "error") or not paths:
+        raise typer.Exit(UNSUITABLE)
+
+
+def _count(complaints: Any, severity: str) -> int:
+    return sum(one.severity == severity for one in complaints)
+
+
+def _files_in(given: list[Path]) -> list[Path]:
+    return sorted(one for place in given for one in ([place] if place.is_file() else place.rglob("*")) if one.is_file())
 
 
 @app.command()

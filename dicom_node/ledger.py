@@ -6,7 +6,7 @@ Every function works in the caller's transaction and writes the events of what i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -285,9 +285,11 @@ def keep_results(
     return results
 
 
-def make_deliveries(session: Session, job: Job, results: Sequence[Result], destinations: Sequence[str], *, at: datetime) -> None:
-    """One delivery of the whole set per destination, due at once. A resubmitted job's earlier deliveries are extended."""
-    for name in destinations:
+def make_deliveries(
+    session: Session, job: Job, results: Sequence[Result], wanted: Mapping[str, Collection[str] | None], *, at: datetime
+) -> None:
+    """One delivery per destination, due at once, of the kinds it wants (None: all). A resubmitted job's are extended."""
+    for name, kinds in wanted.items():
         existing = next((one for one in job.deliveries if one.destination == name), None)
         if existing is None:
             existing = Delivery(job=job, destination=name, state=DeliveryState.PENDING, not_before=at, created_at=at)
@@ -295,7 +297,8 @@ def make_deliveries(session: Session, job: Job, results: Sequence[Result], desti
         else:
             queue.reopen_delivery(session, existing, at=at)
         for result in results:
-            existing.items.append(DeliveryItem(result=result))
+            if kinds is None or result.kind in kinds:
+                existing.items.append(DeliveryItem(result=result))
     session.flush()
 
 

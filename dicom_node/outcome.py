@@ -61,15 +61,34 @@ class Predecessor:
     sop_instance_uid: str
 
 
+KIND_OF_OBJECT = {
+    "seg": "SEG",
+    "sr": "SR",
+    "parametric-map": "MAP",
+    "uncertainty": "UNCERTAINTY",
+    "pseudo-healthy": "HEALTHY",
+    "capture": "CAPTURE",
+    "presentation-state": "GSPS",
+    "pdf": "PDF",
+}
+"""By the word of the settings, what a result of that kind is called in rows and on the web page."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """How the result objects are to look; part of what makes their UIDs."""
+    """Which result objects there are and how they look; part of what makes their UIDs."""
 
     character_set: str = "ISO_IR 192"
     series_number_base: int = 9000
     institution: str = ""
     station_name: str = "FOVEA"
     ae_title: str = "FOVEA"
+    objects: tuple[str, ...] = ("seg", "sr")
+    """Words of KIND_OF_OBJECT."""
+    map_values: str = "float32"
+    """`float32` or `uint16`: how a parametric map stores its values."""
+    segmentation: str = "binary"
+    """`binary` or `labelmap`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +211,7 @@ def request_from_json(data: bytes) -> RunRequest:
     values: dict[str, Any] = json.loads(data)
     values["analysed"] = tuple(SeriesInput(**{**one, "files": tuple(one["files"])}) for one in values["analysed"])
     values["passed_over"] = tuple(PassedOver(**{**one, "reason": Reason(**one["reason"])}) for one in values["passed_over"])
-    values["output"] = OutputOptions(**values["output"])
+    values["output"] = OutputOptions(**{**values["output"], "objects": tuple(values["output"]["objects"])})
     values["taken_series_numbers"] = tuple(values["taken_series_numbers"])
     values["predecessors"] = tuple(Predecessor(**one) for one in values["predecessors"])
     for key in ("refusal", "failure"):

@@ -28,7 +28,7 @@ from dicom_node.outcome import (
 from dicom_node.pictures import draw
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.encode import encode
-from dicom_node.results.headers import character_set_for, content_moment, sanitise
+from dicom_node.results.headers import character_set_for, content_moment, sanitise_series
 from dicom_node.results.identity import Identity, identity_of
 from dicom_node.results.segmentation import tracking_uid
 from dicom_node.results.statements import plain_text
@@ -124,7 +124,7 @@ def _analyse(request: RunRequest, clock: _Clock) -> _Trial:
 def _try(series: SeriesInput, localizer: Localizer, request: RunRequest, clock: _Clock) -> Analysis | Reason:
     try:
         with clock.stage("read"):
-            volume = read_series([Path(file) for file in series.files])
+            volume = read_series([Path(file) for file in series.files], _echo_time_ms(request))
         with clock.stage("localize"):
             context = Context(seed=_seed(request), threads=request.threads or None, remarks=volume.notes)
             localization = localizer.localize(volume.volume, context)
@@ -133,6 +133,11 @@ def _try(series: SeriesInput, localizer: Localizer, request: RunRequest, clock: 
     except Refusal as error:
         return Reason(error.code, str(error))
     return Analysis(volume, localization)
+
+
+def _echo_time_ms(request: RunRequest) -> tuple[float, float] | None:
+    card = _card(request)
+    return None if card is None else card.validity.echo_time_ms
 
 
 def _seed(request: RunRequest) -> int:
@@ -173,7 +178,7 @@ def _headers(trial: _Trial, wanted: str) -> tuple[Dataset, ...]:
         source: Sequence[Dataset] = trial.analysis.series.source
     else:
         source = list(_readable_headers(trial.series))
-    headers = [sanitise(header, wanted) for header in source]
+    headers = sanitise_series(source, wanted)
     character_set = character_set_for(headers, wanted)
     for header in headers:
         header.SpecificCharacterSet = character_set

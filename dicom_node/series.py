@@ -29,6 +29,7 @@ from dicom_node.planes import (
     sort_planes,
 )
 from dicom_node.unsuitable import Unsuitable, UnsuitableSeries
+from dicom_node.variants import one_variant
 
 MINIMUM_SLICES = 2
 """With one slice there is no slice distance; how many a model needs is its card's matter."""
@@ -57,11 +58,15 @@ class SeriesVolume:
 
 
 @disable_value_validation()
-def read_series(files: Sequence[Path]) -> SeriesVolume:
-    """The volume of a series' files, given in any order. Raises UnsuitableSeries."""
+def read_series(files: Sequence[Path], echo_time_ms: tuple[float, float] | None = None) -> SeriesVolume:
+    """The volume of a series' files, given in any order. Raises UnsuitableSeries.
+
+    `echo_time_ms`: the range that decides where a series holds several echoes; None: such a series is refused.
+    """
     headers = read_headers(files)
     _check_images(headers)
     planes, notes = largest_stack(planes_of(headers))
+    planes, chosen = one_variant(planes, headers, echo_time_ms)
     _check_alike(planes, headers)
     planes, doubled = _without_duplicates(sort_planes(planes), files)
     if len(planes) < MINIMUM_SLICES:
@@ -78,7 +83,7 @@ def read_series(files: Sequence[Path]) -> SeriesVolume:
         volume=volume,
         source=(headers[0],) if multiframe else tuple(headers[plane.instance] for plane in planes),
         frames=tuple(plane.frame for plane in planes if plane.frame is not None),
-        notes=(*notes, *doubled, *_remarks(headers[planes[0].instance])),
+        notes=(*notes, *chosen, *doubled, *_remarks(headers[planes[0].instance])),
     )
 
 

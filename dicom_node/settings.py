@@ -54,6 +54,22 @@ Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Range = tuple[float, float]
+ResultWord = Literal[
+    "seg", "sr", "parametric-map", "uncertainty", "pseudo-healthy", "capture", "presentation-state", "pdf"
+]
+ALWAYS_SENT = frozenset({"seg", "sr"})
+"""Where nothing was found there is no segmentation, and only the report says so; neither can be left out."""
+
+
+def _result_words(words: tuple[ResultWord, ...]) -> tuple[ResultWord, ...]:
+    if missing := ALWAYS_SENT - set(words):
+        raise ValueError(f"{', '.join(sorted(missing))} is missing: segmentation and report are always made and sent")
+    if len(set(words)) < len(words):
+        raise ValueError("an object is named twice")
+    return words
+
+
+ResultWords = Annotated[tuple[ResultWord, ...], AfterValidator(_result_words)]
 
 
 class _Section(BaseModel):
@@ -168,6 +184,9 @@ class Destination(_Section):
     password_file: Path | None = Field(None, description="stow: file that holds user:password for basic authentication")
     ca_file: Path | None = Field(None, description="stow: PEM file of the authority that signed the server; empty: the system's")
     timeout_s: float = Field(30.0, gt=0, description="wait for one answer")
+    objects: ResultWords | None = Field(
+        None, description="which of output.objects go there, seg and sr among them; empty: all that are made"
+    )
     proof: Literal["none", "commitment", "query"] = Field(
         "none",
         description="how arrival is proven: storage commitment (query where the archive has none), by query with the content "
@@ -254,6 +273,17 @@ class Output(_Section):
         9000, ge=1, description="results take series numbers from here on, free ones within the study"
     )
     report_language: Literal["en"] = Field("en", description="language of the report's text")
+    objects: ResultWords = Field(
+        ("seg", "sr"),
+        description="result objects made; besides seg and sr: parametric-map, uncertainty, pseudo-healthy, capture, "
+        "presentation-state, pdf. Only two by default: the others are large, or could be taken for acquired images",
+    )
+    map_values: Literal["float32", "uint16"] = Field(
+        "float32", description="values of parametric maps: exact, or half the bytes at a 65535th of the largest value"
+    )
+    segmentation: Literal["binary", "labelmap"] = Field(
+        "binary", description="form of the segmentation; labelmap is smaller, and many archives and viewers do not know it yet"
+    )
 
 
 class Web(_Section):
@@ -355,6 +385,10 @@ class Settings(BaseSettings):
             for name in rule.destinations:
                 if name not in destinations:
                     raise ValueError(f"rules.{index}.destinations: no [[destinations]] entry is named {name!r}")
+        for index, destination in enumerate(self.destinations):
+            for word in destination.objects or ():
+                if word not in self.output.objects:
+                    raise ValueError(f"destinations.{index}.objects: {word} is not among output.objects and is never made")
         return self
 
 

@@ -26,6 +26,8 @@ class Unsuitable(StrEnum):
     GAP = "gap"
     IRREGULAR_SPACING = "irregular-spacing"
     SHEARED = "sheared"
+    SEVERAL_ECHOES = "several-echoes"
+    SEVERAL_STACKS = "several-stacks"
     SEVERAL_MULTIFRAME = "several-multiframe"
     UNDECODABLE = "undecodable"
     BAD_RESCALE = "bad-rescale"

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 from dicom_node import circuit, dicomweb, ledger, scu
 from dicom_node.catalog import InstalledModel, output_options, recipe_digest
 from dicom_node.engine import Engine, RunFailed
-from dicom_node.outcome import Outcome, Reason, RunOutcome, RunRequest
+from dicom_node.outcome import KIND_OF_OBJECT, Outcome, Reason, RunOutcome, RunRequest
 from dicom_node.routing import Decision, Plan, decide, plan_of
 from dicom_node.settings import Destination, Settings
 from storage import commitments, events, queue, retention
@@ -263,7 +263,8 @@ def finish(
         job = _end_job(session, claim, outcome, summary, peak_memory_mb=peak_memory_mb, at=at, failure=failure)
         if job is not None:
             results = ledger.keep_results(session, job, objects, request.predecessors, at=at)
-            ledger.make_deliveries(session, job, results, Plan.from_json(job.plan).destinations, at=at)
+            wanted = {name: _kinds_for(site.settings, name) for name in Plan.from_json(job.plan).destinations}
+            ledger.make_deliveries(session, job, results, wanted, at=at)
     if job is None:
         for _, path in objects:
             site.spool.delete(path)
@@ -272,6 +273,12 @@ def finish(
         log.warning("result dropped: the job was taken over", job=claim.job_id, epoch=claim.epoch)
         return
     log.info("run ended", job=claim.job_id, study=request.study_instance_uid, outcome=outcome.summary.outcome)
+
+
+def _kinds_for(settings: Settings, destination: str) -> frozenset[str] | None:
+    """The kinds of result that go to the destination; None for all, also where it is configured no longer."""
+    words = next((one.objects for one in settings.destinations if one.name == destination), None)
+    return None if words is None else frozenset(KIND_OF_OBJECT[word] for word in words)
 
 
 def _end_job(

@@ -22,6 +22,8 @@ SIDES = {  # CID 244
     "both": Code("51440002", "SCT", "Bilateral"),
 }
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
+SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
+CALCULATION = Code("112187", "DCM", "Unspecified method of calculation")  # CID 7203 has none for a model; the text says it
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")  # CID 7005
 
 VOLUME = Code("118565006", "SCT", "Volume")  # CID 7472
@@ -36,6 +38,7 @@ CUBIC_CENTIMETRE = Code("cm3", "UCUM", "cm3")  # CID 7462
 SQUARE_MILLIMETRE = Code("mm2", "UCUM", "mm2")  # CID 7461
 MILLIMETRE = Code("mm", "UCUM", "mm")  # CID 7460
 SCORE_UNIT = Code("{score}", "UCUM", "score")
+NO_UNIT = Code("1", "UCUM", "no units")
 COUNT_UNIT = Code("{lesions}", "UCUM", "lesions")
 
 PROCESSING_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
@@ -54,6 +57,7 @@ IMPRESSION = Code("121073", "DCM", "Impression")  # CID 7002
 
 SCORE = Code("SCORE", PRIVATE_SCHEME, "Departure score")
 PERCENTILE = Code("STUDY-SCORE", PRIVATE_SCHEME, "Study score (99.5th percentile of the departure score)")
+UNCERTAINTY = Code("UNCERTAINTY", PRIVATE_SCHEME, "Standard deviation of the healthy estimate")
 EXTENTS = (
     Code("EXTENT-LR", PRIVATE_SCHEME, "Extent left to right"),
     Code("EXTENT-AP", PRIVATE_SCHEME, "Extent posterior to anterior"),

@@ -21,10 +21,21 @@ def on_source_grid(labels: Volume, series: SeriesVolume) -> NDArray[np.uint16]:
 
     Raises MisplacedMask where that is impossible.
     """
+    return np.asarray(_matched(labels, series), dtype=np.uint16)
+
+
+def values_on_source_grid(values: Volume, series: SeriesVolume) -> NDArray[np.float32]:
+    """values[slice, row, column] alike, as float32."""
+    return np.asarray(_matched(values, series), dtype=np.float32)
+
+
+def _matched(given: Volume, series: SeriesVolume) -> NDArray[np.generic]:
+    if given.spatial_shape == series.volume.spatial_shape and np.allclose(given.affine, series.volume.affine, atol=1e-6):
+        return np.asarray(given.array)
     try:
-        matched = labels.match_geometry(series.volume, tol=1e-3)
+        matched = given.match_geometry(series.volume, tol=1e-3)
     except RuntimeError as error:
         raise MisplacedMask(f"the mask does not lie on the grid of the series: {error}") from error
-    if matched.array.shape != series.volume.array.shape or int(matched.array.sum()) != int(labels.array.sum()):
-        raise MisplacedMask(f"the mask of shape {labels.shape} does not fit the series of {series.volume.shape}")
-    return np.asarray(matched.array, dtype=np.uint16)
+    if matched.array.shape != series.volume.array.shape or np.count_nonzero(matched.array) != np.count_nonzero(given.array):
+        raise MisplacedMask(f"the mask of shape {given.shape} does not fit the series of {series.volume.shape}")
+    return np.asarray(matched.array)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy as shallow_copy
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 
@@ -67,7 +68,7 @@ OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
 
 
 @disable_value_validation()
-def sanitise(header: Dataset, character_set: str) -> Dataset:
+def sanitise(header: Dataset, character_set: str, who: Sequence[str] = PATIENT_AND_STUDY) -> Dataset:
     """A copy that strict libraries accept: allow-listed attributes, readable in `character_set`, nothing private.
 
     Dates, times and a sex that the standard does not know are blanked; missing type 2 attributes are added empty.
@@ -76,7 +77,7 @@ def sanitise(header: Dataset, character_set: str) -> Dataset:
     copy = Dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # unknown character sets are read as well as may be
-        for keyword in (*PATIENT_AND_STUDY, *IMAGE):
+        for keyword in (*who, *IMAGE):
             element = _readable(header, keyword)
             if element is not None:
                 copy.add(element)
@@ -89,6 +90,21 @@ def sanitise(header: Dataset, character_set: str) -> Dataset:
         _say_how_deidentified(header, copy)
         copy.SpecificCharacterSet = character_set
     return copy
+
+
+def sanitise_series(headers: Iterable[Dataset], character_set: str) -> list[Dataset]:
+    """Every header of a series made fit; patient and study are those of the first for all, as results repeat them."""
+    made: list[Dataset] = []
+    for header in headers:
+        if not made:
+            made.append(sanitise(header, character_set))
+            continue
+        copy = sanitise(header, character_set, who=())
+        for keyword in PATIENT_AND_STUDY:
+            if keyword in made[0]:
+                copy.add(made[0][keyword])
+        made.append(copy)
+    return made
 
 
 def character_set_for(headers: Sequence[Dataset], wanted: str) -> str:
@@ -133,7 +149,8 @@ def _readable(header: Dataset, keyword: str) -> DataElement | None:
     try:
         if keyword not in header:
             return None
-        element = deepcopy(header[keyword])
+        found = header[keyword]
+        element = deepcopy(found) if found.VR == "SQ" else shallow_copy(found)
         if element.VR == "SQ":
             for item in element.value:
                 item.decode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ def identity_of(account: Account) -> Identity:
         "model": account.model.digest,
         "recipe": account.recipe_digest,
         "output": asdict(account.output),
-        "series_numbers": account.series_numbers(2),
+        "series_numbers": account.series_numbers(len(account.output.objects)),
         "predecessors": [asdict(one) for one in account.predecessors],
         "outcome": account.outcome,
         "reason": asdict(account.reason) if account.reason else None,
@@ -53,14 +54,26 @@ def identity_of(account: Account) -> Identity:
         "quality": account.quality,
         "created": account.created.isoformat(),
         "patient": {keyword: str(header.get(keyword, "")) for keyword in PATIENT_AND_STUDY},
-        "found": _content_digest(account.analysis) if account.analysis else "",
+        "found": _content_digest(account.analysis, account.output.objects) if account.analysis else "",
     }
     return Identity(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
 
 
-def _content_digest(analysis: Analysis) -> str:
+def _content_digest(analysis: Analysis, objects: Collection[str]) -> str:
     localization = analysis.localization
-    digest = hashlib.sha256(np.ascontiguousarray(on_source_grid(localization.labels, analysis.series)).tobytes())
+    digest = hashlib.sha256()
+    for index, plane in enumerate(on_source_grid(localization.labels, analysis.series)):
+        if plane.max(initial=0):
+            marked = np.flatnonzero(plane)
+            digest.update(np.array([index, *marked]).tobytes() + plane.ravel()[marked].tobytes())
+    shown = {
+        "parametric-map": localization.score,
+        "uncertainty": localization.uncertainty,
+        "pseudo-healthy": localization.pseudo_healthy,
+    }
+    for word, values in shown.items():
+        if word in objects and values is not None:
+            digest.update(values.array.tobytes())
     facts = [asdict(finding) for finding in localization.findings]
     provenance = localization.provenance
     facts.append({"study_score": localization.study_score, "left_out": localization.findings_left_out})

@@ -1,4 +1,4 @@
-"""The findings as a DICOM Segmentation (PS3.3 A.51): BINARY, on the source grid, one segment for each finding.
+"""The findings as a DICOM Segmentation (PS3.3 A.51): BINARY unless told otherwise, on the source grid, a segment for each.
 
 Every frame names the source image it lies on; that is checked after encoding, because no validator does and a viewer
 cannot overlay a frame without it.
@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.planes import tolerance_mm
-from dicom_node.results import codes, equipment
+from dicom_node.results import codes, equipment, placed
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.colours import colour_of
 from dicom_node.results.grid import MisplacedMask, on_source_grid
@@ -32,7 +32,7 @@ def build_segmentation(account: Account, analysis: Analysis, identity: Identity,
     segmentation = HighdicomSegmentation(
         source_images=_source_images(account, analysis.series),
         pixel_array=_in_source_order(labels, analysis.series),
-        segmentation_type=SegmentationTypeValues.BINARY,
+        segmentation_type=_form(account),
         segment_descriptions=[_describe(finding, account, identity) for finding in findings],
         series_instance_uid=identity.uid("segmentation", "series"),
         series_number=series_number,
@@ -58,6 +58,8 @@ def build_segmentation(account: Account, analysis: Analysis, identity: Identity,
         item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
     for item in segmentation.DimensionIndexSequence:
         item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
+    _number_frames_as_in_the_source(segmentation, analysis.series)
+    _list_only_sources(segmentation)
     check_frames(segmentation, labels, analysis.series)
     return segmentation
 
@@ -77,7 +79,7 @@ def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: Seri
     encoded = set()
     by_source = {_source_key(*series.source_of(index)): index for index in range(len(labels))}
     shared = segmentation.SharedFunctionalGroupsSequence[0]
-    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+    for number_of_frame, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence):
         derivations = frame.get("DerivationImageSequence") or []
         sources = [source for derivation in derivations for source in derivation.SourceImageSequence]
         if len(sources) != 1:
@@ -89,11 +91,40 @@ def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: Seri
         off = float(np.linalg.norm(position - series.volume.affine[:3] @ np.array([index, 0, 0, 1.0])))
         if off > 2 * tolerance_mm(max(series.volume.spacing)):
             raise MisplacedMask(f"a frame lies {off:.2f} mm from the slice whose image it names")
+        if segmentation.SegmentationType == "LABELMAP":
+            encoded |= {(index, label) for label in _labels_in_frame(segmentation, number_of_frame)}
+            continue
         groups = frame if "SegmentIdentificationSequence" in frame else shared
         encoded.add((index, int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)))
-    marked = {(index, int(label)) for index, plane in enumerate(labels) for label in np.unique(plane) if label}
+    marked = {
+        (index, int(label)) for index, plane in enumerate(labels) if plane.any() for label in np.unique(plane[plane > 0])
+    }
     if encoded != marked:
         raise MisplacedMask(f"{len(encoded ^ marked)} of {len(marked)} marked slices differ from the encoded frames")
+
+
+def _list_only_sources(segmentation: Dataset) -> None:
+    """Keep in the list of references the images that a frame names (PS3.3 C.12.2); the encoder lists the whole series."""
+    named = {
+        str(source.ReferencedSOPInstanceUID)
+        for frame in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in frame.get("DerivationImageSequence") or []
+        for source in derivation.SourceImageSequence
+    }
+    for series in segmentation.get("ReferencedSeriesSequence") or []:
+        series.ReferencedInstanceSequence = [
+            item for item in series.ReferencedInstanceSequence if str(item.ReferencedSOPInstanceUID) in named
+        ]
+
+
+def _labels_in_frame(segmentation: Dataset, frame: int) -> set[int]:
+    size = int(segmentation.Rows) * int(segmentation.Columns)
+    stored = np.frombuffer(segmentation.PixelData, np.uint8 if segmentation.BitsAllocated == 8 else np.dtype("<u2"))
+    return {int(label) for label in np.unique(stored[frame * size : (frame + 1) * size]) if label}
+
+
+def _form(account: Account) -> SegmentationTypeValues:
+    return SegmentationTypeValues.LABELMAP if account.output.segmentation == "labelmap" else SegmentationTypeValues.BINARY
 
 
 def _source_key(instance: Dataset, frame: int | None) -> tuple[str, int | None]:
@@ -101,21 +132,28 @@ def _source_key(instance: Dataset, frame: int | None) -> tuple[str, int | None]:
 
 
 def _source_images(account: Account, series: SeriesVolume) -> list[Dataset]:
+    if series.frames:
+        return [placed.analysed_frames_only(account.headers[0], series)]
     headers = list(account.headers)
     for header in headers:
-        if not series.frames and not header.get("SliceThickness"):
+        if not header.get("SliceThickness"):
             header.SliceThickness = f"{series.volume.spacing_between_slices:.6g}"
     return headers
 
 
 def _in_source_order(labels: NDArray[np.uint16], series: SeriesVolume) -> NDArray[np.uint16]:
     """The mask in the order of the source: as it is for single frames, by frame number in a multi-frame image."""
-    mask = labels
-    if series.frames:
-        count = len(series.source[0].PerFrameFunctionalGroupsSequence)
-        mask = np.zeros((count, *labels.shape[1:]), dtype=np.uint16)
-        mask[np.array(series.frames) - 1] = labels
+    mask = labels[np.argsort(series.frames)] if series.frames else labels
     return mask if mask.max(initial=0) > 255 else mask.astype(np.uint8)
+
+
+def _number_frames_as_in_the_source(segmentation: Dataset, series: SeriesVolume) -> None:
+    """The encoder counted the analysed frames alone; the references count all the source has."""
+    numbers = sorted(series.frames)
+    for frame in segmentation.PerFrameFunctionalGroupsSequence if numbers else ():
+        for derivation in frame.get("DerivationImageSequence") or []:
+            for source in derivation.SourceImageSequence:
+                source.ReferencedFrameNumber = numbers[int(source.ReferencedFrameNumber) - 1]
 
 
 def _describe(finding: Finding, account: Account, identity: Identity) -> SegmentDescription:

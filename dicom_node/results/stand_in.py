@@ -7,7 +7,6 @@ Storage during the building, and the references are set right before the object 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +14,7 @@ from pydicom import DataElement, Dataset
 from pydicom.uid import UID, MRImageStorage
 
 from dicom_node.results.account import Account
+from dicom_node.results.placed import with_changes
 
 REFERENCED_SOP_INSTANCE_UID: Final = 0x00081155
 
@@ -48,9 +48,7 @@ def _known(headers: Sequence[Dataset]) -> tuple[tuple[Dataset, ...], dict[str, s
         sop_class = UID(str(header.get("SOPClassUID", "")))
         if _is_unknown(sop_class):
             replaced[str(header.SOPInstanceUID)] = str(sop_class)
-            stand_in = copy(header)
-            stand_in.SOPClassUID = MRImageStorage
-            known.append(stand_in)
+            known.append(with_changes(header, SOPClassUID=MRImageStorage))
         else:
             known.append(header)
     return tuple(known), replaced

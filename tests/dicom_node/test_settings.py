@@ -54,6 +54,12 @@ def test_without_a_file_the_defaults_admit_nobody(tmp_path: Path, monkeypatch: p
         pytest.param("[node]\nae_title = '                 '", "node.ae_title", id="blank AE title"),
         pytest.param("[node]\nae_titel = 'X'", "node.ae_titel", id="misspelt key"),
         pytest.param("[nodes]\n", "nodes", id="misspelt section"),
+        pytest.param("[output]\nobjects = ['seg']", "output.objects: Value error, sr is missing", id="no report"),
+        pytest.param("[output]\nobjects = ['seg', 'sr', 'sr']", "named twice", id="an object twice"),
+        pytest.param("[output]\nobjects = ['seg', 'sr', 'fax']", "output.objects.2", id="unknown object"),
+        pytest.param(
+            RULED + "objects = ['seg', 'sr', 'pdf']", "destinations.0.objects: pdf is not among", id="object that is not made"
+        ),
         pytest.param("[receive]\nsettle_after_s = -1", "receive.settle_after_s", id="negative time"),
         pytest.param("[[peers]]\nae_title = 'A'\naddresses = ['10.0.0.300']", "peers.0.addresses.0", id="no address"),
         pytest.param("[[peers]]\nae_title = 'A'\naddresses = []", "peers.0.addresses", id="peer without address"),

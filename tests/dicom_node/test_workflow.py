@@ -193,6 +193,29 @@ def test_a_refused_study_gets_one_delivered_report_and_it_is_not_made_twice(
     assert kinds(where)[-3:] == ["result created", "delivery attempted", "delivery succeeded"]
 
 
+@pytest.mark.feature("E4")
+def test_a_destination_gets_the_kinds_it_asks_for(tmp_path: Path, database: Database, engine: Engine) -> None:
+    peer = {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}
+    where = site(
+        tmp_path,
+        database,
+        output={"objects": ["seg", "sr", "pdf"]},
+        rules=[{"name": "flair", "model": "brain-flair", "destinations": ["pacs", "viewer"]}],
+        destinations=[{"name": "pacs", **peer}, {"name": "viewer", **peer, "objects": ["seg", "sr"]}],
+    )
+    receive(where, studies.series(NOT_FLAIR), at=utc_now())
+    quiet(where)
+
+    assert workflow.submit(where, engine, worker="w")
+
+    with where.database.read() as session:
+        sent = {
+            delivery.destination: sorted(item.result.kind for item in delivery.items)
+            for delivery in session.scalars(select(Delivery))
+        }
+    assert sent == {"pacs": ["PDF", "SR"], "viewer": ["SR"]}
+
+
 def test_a_report_that_comes_back_starts_nothing(tmp_path: Path, database: Database, pacs: SimulatedPacs, engine: Engine) -> None:
     where = site(tmp_path, database)
     receive(where, studies.series(NOT_FLAIR), at=utc_now())

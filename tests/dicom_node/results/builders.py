@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.outcome import Outcome, OutputOptions, PassedOver, Predecessor, Reason, SeriesInput
 from dicom_node.results.account import Account, Analysis
-from dicom_node.results.headers import character_set_for, content_moment, sanitise
+from dicom_node.results.headers import character_set_for, content_moment, sanitise_series
 from dicom_node.series import SeriesVolume
 from inference.types import (
     Contrast,
@@ -274,7 +274,7 @@ def account_of(
     outcome: Outcome | None = None,
 ) -> Account:
     """The account of a run over that series."""
-    headers = [sanitise(header, output.character_set) for header in series.source]
+    headers = sanitise_series(series.source, output.character_set)
     character_set = character_set_for(headers, output.character_set)
     for header in headers:
         header.SpecificCharacterSet = character_set

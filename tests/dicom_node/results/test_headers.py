@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 
-from dicom_node.outcome import OutputOptions, Reason
-from dicom_node.results.encode import REPORT, SEGMENTATION, encode
+from dicom_node.outcome import KIND_OF_OBJECT, OutputOptions, Reason
+from dicom_node.results.encode import encode
 from dicom_node.results.headers import content_moment, sanitise
 from dicom_node.results.identity import identity_of
 from dicom_node.series import SeriesVolume, read_series
@@ -150,6 +150,12 @@ PATHOLOGIES = {
     "no Body Part Examined": Pathology(drop("BodyPartExamined")),
     "no Series Number and no Instance Number": Pathology(drop("SeriesNumber", "InstanceNumber")),
     "private elements": Pathology(with_private),
+    "Patient Position not stated": Pathology(drop("PatientPosition")),
+    "Spacing Between Slices not stated": Pathology(drop("SpacingBetweenSlices")),
+    "Image Type of one value": Pathology(put(ImageType="ORIGINAL")),
+    "Patient ID of 70 characters": Pathology(put(PatientID="P" * 70), complaint="Patient ID"),
+    "Study ID of 20 characters": Pathology(put(StudyID="S" * 20), complaint="Study ID"),
+    "lower-case Body Part Examined": Pathology(put(BodyPartExamined="brain")),
     "issuer of Accession Number, private within": Pathology(with_issuer),
     "other patient identifiers": Pathology(with_other_ids),
     "identity removed, method in codes only": Pathology(with_removed_identity),
@@ -183,12 +189,17 @@ def test_the_results_of_a_bad_header_carry_the_patient_unchanged(pathology: Path
         files = write(plan, tmp_path / "source")
         source = _identity(dcmread(files[0])) | dict(pathology.becomes)
     series = read_series(files)
-    account = account_of(series, localization_of(series.volume, two_masks(series.volume.spatial_shape)))
+    found = replace(
+        localization_of(series.volume, two_masks(series.volume.spatial_shape)),
+        pseudo_healthy=series.volume,
+        uncertainty=series.volume,
+    )
+    account = account_of(series, found, output=OutputOptions(objects=tuple(KIND_OF_OBJECT)))
 
-    objects = encode(account, identity_of(account))
+    objects = {one.kind: one for one in encode(account, identity_of(account))}
 
-    assert [one.kind for one in objects] == [SEGMENTATION, REPORT]
-    for one in objects:
+    assert set(objects) == set(KIND_OF_OBJECT.values())
+    for one in objects.values():
         assert _identity(dcmread(BytesIO(one.data))) == source
         assert dcmread(BytesIO(one.data)).SpecificCharacterSet == "ISO_IR 192"
         assert b"Hidden" not in one.data

@@ -20,6 +20,8 @@ ALLOWED_WARNINGS = (
     re.compile(r"Unrecognized defined term <99FOVEA> for value 1 of attribute <Coding Scheme Designator>"),
     # Device UID in Contributing Equipment Sequence came into the standard after this validator (PS3.3 C.12.1, 2022)
     re.compile(r"Attribute is not present in standard DICOM IOD - \(0x0018,0x1002\) UI Device UID"),
+    # a parametric map's values are a quantity (PS3.3 C.8.32.2.1.2); the term came after this validator
+    re.compile(r"Unrecognized defined term <QUANTITY> for value 4 of attribute <(Image|Frame) Type>"),
     re.compile(r"Dicom dataset contains attributes not present in standard DICOM IOD - this is a Standard Extended SOP Class"),
 )
 
