@@ -15,8 +15,15 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)
 	$(BIN)/fovea demo $(if $(ONCE),--once,)
 
+# The evaluation data beside the checkout is used where it is there; FOVEA_DATA names another place.
+FOVEA_DATA ?= $(wildcard ../shared/data)
+ifneq ($(FOVEA_DATA),)
+export FOVEA_DATA
+endif
+
 test: lint types $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q --ignore=tests/acceptance --ignore=tests/viewer
+	$(BIN)/python -m pytest -q tests/acceptance $(wildcard tests/viewer)
 
 check: lint types unit
 
@@ -28,7 +35,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not peer" --ignore=tests/acceptance -n 2 -q
+	$(BIN)/python -m pytest -m "not slow and not peer" --ignore=tests/acceptance --ignore=tests/viewer -n 2 --dist loadfile -q
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks

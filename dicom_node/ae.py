@@ -26,6 +26,7 @@ IMPLEMENTATION_CLASS_UID = UID("2.25.65973038971421631819641836896247798959")
 """Random UUID-derived UID (PS3.5 B.2), fixed for this product."""
 
 VERIFICATION = UID("1.2.840.10008.1.1")
+STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
 _SC = "1.2.840.10008.5.1.4.1.1."
 
 # PS3.4 table B.5-1: classes whose instances are acquired images. Secondary Capture, Segmentation, Parametric Map, RT
@@ -96,8 +97,12 @@ class Acceptance:
 
     def contexts(self, proposed: Iterable[str]) -> list[PresentationContext]:
         """Supported contexts for the proposed abstract syntaxes only: building all of them costs 50 ms per association."""
-        classes = sorted(set(proposed) & self.classes)
-        return [build_context(VERIFICATION, list(_UNCOMPRESSED)), *(build_context(uid, list(self.syntaxes)) for uid in classes)]
+        wanted = set(proposed)
+        services = [build_context(VERIFICATION, list(_UNCOMPRESSED))]
+        if STORAGE_COMMITMENT in wanted:
+            services.append(build_context(STORAGE_COMMITMENT, list(_UNCOMPRESSED)))
+            services[-1].scu_role = services[-1].scp_role = True  # an archive that reports is SCP on an association it requests
+        return services + [build_context(uid, list(self.syntaxes)) for uid in sorted(wanted & self.classes)]
 
 
 def may_send(peers: Iterable[Peer], ae_title: str, address: str) -> bool:

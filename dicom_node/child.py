@@ -31,8 +31,11 @@ def main() -> None:
 
     prepare_process(threads)
     _limit_memory(memory_mb)
-    write_frame(answers, b"ready")
-    answers.flush()
+    try:
+        write_frame(answers, b"ready")
+        answers.flush()
+    except BrokenPipeError:
+        os._exit(1)  # the parent died while the libraries were imported
     requests = sys.stdin.buffer
     size = requests.read(LENGTH.size)
     if len(size) < LENGTH.size:

@@ -180,6 +180,30 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def reconcile(day: Annotated[str, typer.Argument(help="YYYY-MM-DD (UTC), today or yesterday")] = "yesterday",
+              config: Config = None, as_json: AsJson = False) -> None:  # fmt: skip
+    """What was received on a day against what became of it; exit status 4 where something is open, lost or unproven. Audited."""
+    from dicom_node import reconcile_view
+    from dicom_node.workflow import utc_now
+
+    try:
+        chosen = reconcile_view.day_named(day, utc_now().date())
+    except ValueError as error:
+        raise CommandError(f"{day!r} is not a day: {error}") from error
+    with opened(config) as site:
+        with site.database.read() as session:
+            balance = reconcile_view.balance_of(site, session, chosen)
+        with site.database.write() as session:
+            reconcile_view.record_query(session, chosen, balance, user=user_name(), at=utc_now())
+    if as_json:
+        print_json(reconcile_view.as_json(chosen, balance))
+    else:
+        reconcile_view.show(Console(width=None if sys.stdout.isatty() else 220), chosen, balance)
+    if balance.difference:
+        raise CommandError(f"{len(balance.difference)} studies of {chosen} are not accounted for", TRY_LATER)
+
+
+@app.command()
 def explain(study: Annotated[str, typer.Argument(help="Study Instance UID or accession number")],
             config: Config = None, as_json: AsJson = False) -> None:  # fmt: skip
     """Which rule took which series of a study, which did not, and why. With --config: a dry run of changed rules."""
@@ -248,7 +272,7 @@ def resubmit(
 def release(
     study: Annotated[str, typer.Argument(help="Study Instance UID or accession number")],
     discard: Annotated[bool, typer.Option("--discard", help="delete the study's files instead of going on")] = False,
-    include_held: Annotated[bool, typer.Option("--include-held", help="take the held instances in; their identity wins")] = False,
+    include_held: Annotated[bool, typer.Option("--include-held", help="take the held instances in as part of the study")] = False,
     config: Config = None,
 ) -> None:
     """End the quarantine of a study: go on without the held instances, with them, or discard it. Audited."""
@@ -341,6 +365,8 @@ def _destination(to: str, called: str, config: Path | None) -> Any:
 
     configured = {one.name: one for one in load_settings(config).destinations}
     if to in configured:
+        if configured[to].kind != "dimse":
+            raise CommandError(f"{to} is a DICOMweb service, not an application entity")
         return configured[to]
     host, colon, port = to.rpartition(":")
     if not colon or not port.isdigit():

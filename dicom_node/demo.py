@@ -6,7 +6,7 @@ demonstration reads what came back from the simulated PACS, not from the node's 
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import socket
 import subprocess
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmread
 from rich.console import Console
+from rich.table import Table
 
 from dicom_node.console import CommandError
 from dicom_node.phantom_series import head_series
@@ -170,19 +171,33 @@ def _count(lesion: np.ndarray) -> int:
 
 
 def _audit(console: Console, config: Path) -> None:
-    console.print("\nwhat the audit says of it (fovea audit --accession DEMO1):")
-    command = [sys.executable, "-m", "dicom_node.cli", "audit", "--accession", ACCESSION_NUMBER, "--config", str(config)]
-    console.print(
-        subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"}).stdout,
-        markup=False,
+    command = [
+        sys.executable,
+        "-m",
+        "dicom_node.cli",
+        "audit",
+        "--accession",
+        ACCESSION_NUMBER,
+        "--json",
+        "--config",
+        str(config),
+    ]
+    events = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    table = Table("time (UTC)", "what happened", "with", "model", title=f"audit of accession number {ACCESSION_NUMBER}")
+    for one in events:
+        table.add_row(one["at"][11:19], one["kind"], one["peer"] or "", one["model"] or "")
+    console.print(table)
+    verified = subprocess.run(
+        [*command[:3], "audit", "verify", "--config", str(config)], check=True, capture_output=True, text=True
     )
+    console.print(verified.stdout.strip())
 
 
 def _web(console: Console, web_port: int, folder: Path) -> None:
     token = (folder / "web.token").read_text(encoding="ascii").strip()
     address = f"http://127.0.0.1:{web_port}/?token={token}"
     request = urllib.request.Request(f"http://127.0.0.1:{web_port}/", headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # our own page on loopback
         if answer.status != 200:
             raise CommandError(f"the web page answers {answer.status}", 1)
     console.print(f"web page: {address}")

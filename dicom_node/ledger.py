@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.arrival import Sought
 from dicom_node.catalog import InstalledModel
 from dicom_node.header import InstanceHeader
 from dicom_node.outcome import Predecessor, ResultObject, SeriesInput
@@ -219,7 +220,8 @@ def supersede_undelivered(session: Session, job: Job, *, at: datetime) -> tuple[
     reports = session.scalars(
         select(Result)
         .join(Job, Result.job_id == Job.id)
-        .where(Job.study_id == job.study_id, Job.model == job.model, Result.kind == "SR", Result.superseded.is_(False))
+        .where(Job.study_id == job.study_id, (Job.model == job.model) | (Job.rule == job.rule))  # the rule's model may be newer
+        .where(Result.kind == "SR", Result.superseded.is_(False))
         .where((Job.id != job.id) | (Job.state != JobState.COMPLETED))
         .order_by(Result.id)
     ).all()
@@ -321,6 +323,19 @@ def unsent_items(session: Session, delivery_id: int, spool: Spool) -> tuple[Unse
         for item in sorted(delivery.items, key=lambda one: one.id)
         if item.stored_at is None and item.result.path is not None
     )
+
+
+def sought_items(delivery: Delivery, spool: Spool) -> tuple[Sought, ...]:
+    """What the destination has acknowledged of the delivery and should hold now."""
+    study_instance_uid = delivery.job.study.study_instance_uid
+    return tuple(
+        Sought(
+            item.result_id, spool.path(item.result.path), study_instance_uid, item.result.series_instance_uid,
+            item.result.sop_class_uid, item.result.sop_instance_uid,
+        )
+        for item in sorted(delivery.items, key=lambda one: one.id)
+        if item.result.path is not None
+    )  # fmt: skip
 
 
 def note_sent(session: Session, claim: DeliveryClaim, waiting: Sequence[Unsent], sent: Sent, *, at: datetime) -> None:

@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.catalog import software_version
 from dicom_node.settings import Settings
-from storage import queries, turnaround
+from storage import circuits, commitments, queries, turnaround
 from storage.database import Database, DatabaseBusy
 from storage.read_models import Standing
 
@@ -118,7 +118,7 @@ class NodeCollector(Collector):
         yield _gauge("fovea_spool_free_bytes", "Free space on the spool's disk", [({}, self._free_bytes())])
         try:
             with _reading(self._database) as session:
-                found = [*_queue(session), *_outcomes(session), *_times(session), *_upkeep(session)]
+                found = [*_queue(session), *_destinations(session), *_outcomes(session), *_times(session), *_upkeep(session)]
         except (DatabaseBusy, SQLAlchemyError):
             found = []
         yield _gauge("fovea_database_up", "1 where the database answers", [({}, 1 if found else 0)])
@@ -179,6 +179,25 @@ def _queue(session: Session) -> Iterator[Metric]:
             ({"what": "job"}, _age_s(overview.oldest_waiting_job, now)),
             ({"what": "delivery"}, _age_s(overview.oldest_waiting_delivery, now)),
         ],
+    )
+
+
+def _destinations(session: Session) -> Iterator[Metric]:
+    known = circuits.list_circuits(session)
+    yield _gauge(
+        "fovea_destination_down",
+        "1 where only probes go out to the destination",
+        [({"destination": one.destination}, 0 if one.opened_at is None else 1) for one in known],
+    )
+    yield _gauge(
+        "fovea_destination_connection_failures",
+        "Connection failures in a row",
+        [({"destination": one.destination}, one.failures) for one in known],
+    )
+    yield _gauge(
+        "fovea_proofs",
+        "Requests for proof of arrival by kind and state",
+        [({"kind": kind, "state": state}, count) for (kind, state), count in commitments.count_requests(session).items()],
     )
 
 

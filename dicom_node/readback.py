@@ -68,9 +68,19 @@ def _lines(items: Sequence[Dataset], depth: int) -> Iterator[str]:
         name = item.ConceptNameCodeSequence[0].CodeMeaning if "ConceptNameCodeSequence" in item else ""
         value = _value(item)
         if value is not None and item.get("RelationshipType") != "HAS CONCEPT MOD":
-            yield "  " * depth + (f"{name}: {value}" if value else str(name))
+            yield "  " * depth + (f"{name}{_derivation(item)}: {value}" if value else str(name))
         if "ContentSequence" in item:
             yield from _lines(item.ContentSequence, depth + 1)
+
+
+def _derivation(item: Dataset) -> str:
+    """How a number was derived, e.g. ` (Mean)`; empty where nothing says so."""
+    if item.get("ValueType") != "NUM":
+        return ""
+    words = [
+        str(one.ConceptCodeSequence[0].CodeMeaning) for one in item.get("ContentSequence", []) if one.get("ValueType") == "CODE"
+    ]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _value(item: Dataset) -> str | None:

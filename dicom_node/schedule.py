@@ -18,7 +18,7 @@ import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from dicom_node import sealing, workflow
+from dicom_node import proof, sealing, workflow
 from dicom_node.engine import Engine, Limits
 from dicom_node.workflow import Site, utc_now
 from storage.database import DatabaseBusy
@@ -35,7 +35,7 @@ class Schedule:
         limits = Limits(run.memory_mb, run.timeout_s, workflow.threads_per_run(site.settings))
         self._engines = [Engine(limits) for _ in range(run.workers)]
         self._stopping = threading.Event()
-        threads = len(self._engines) + len(site.settings.destinations) + 6
+        threads = len(self._engines) + 2 * len(site.settings.destinations) + 6
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(threads)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -57,6 +57,9 @@ class Schedule:
             worker = worker_name(f"send-{destination.name}")
             send = lambda one=destination, name=worker: workflow.deliver(site, one, worker=name)  # noqa: E731
             self._every(ticks.deliver_s, f"deliver-{destination.name}", self._until_idle(send))
+            if destination.proof != "none":
+                ask = lambda one=destination: proof.prove(site, one)  # noqa: E731
+                self._every(ticks.prove_s, f"prove-{destination.name}", self._until_idle(ask))
         self._every(ticks.watchdog_s, "watchdog", lambda: workflow.take_back(site, is_dead=is_dead_worker, at=utc_now()))
         self._every(site.settings.audit.seal_every_s, "seal", lambda: sealing.seal(site.database, at=utc_now()))
         if site.settings.audit.anchor_key_file is not None:

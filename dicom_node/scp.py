@@ -19,6 +19,7 @@ import structlog
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 
+from dicom_node import commitment
 from dicom_node.ae import Acceptance, acceptor, may_send
 from dicom_node.dimse import StoreDimse
 from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
@@ -107,6 +108,7 @@ class Listener:
             (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
+            (evt.EVT_N_EVENT_REPORT, commitment.on_report, [self._database, self._settings.delivering, self._now]),
             (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_ABORTED, self._on_aborted),
         ]

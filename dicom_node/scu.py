@@ -139,14 +139,14 @@ def outgoing(paths: Iterable[Path]) -> tuple[list[FileToSend], list[tuple[Path, 
 def echo(destination: Destination, calling_ae_title: str) -> SendError | None:
     """None where the destination answers a C-ECHO with success."""
     association = _associate(destination, calling_ae_title, [(str(VERIFICATION), str(ImplicitVRLittleEndian))])
-    error = _association_error(association, destination)
+    error = association_error(association, destination)
     if error is not None:
         return error
     if not association.accepted_contexts:
         return SendError("refused", f"{_name(destination)} does not accept C-ECHO", permanent=True)
     began = time.monotonic()
     status = association.send_c_echo()
-    _end(association)
+    end_association(association)
     if "Status" not in status:
         return _no_answer(destination, time.monotonic() - began)
     if status.Status != 0x0000:
@@ -220,7 +220,7 @@ def _send_batch(
     """Send over one association; the error where the association itself failed, everything else goes to `outcome`."""
     pairs = list(dict.fromkeys(pair for ready in batch for pair in ready.pairs()))
     association = _associate(destination, calling_ae_title, pairs)
-    lost = _association_error(association, destination)
+    lost = association_error(association, destination)
     if lost is not None:
         return lost
     try:
@@ -234,7 +234,7 @@ def _send_batch(
             if not sent.stored:
                 outcome.append(_error(sent))
     finally:
-        _end(association)
+        end_association(association)
     return None
 
 
@@ -282,7 +282,7 @@ def _without_delay(event: Any) -> None:
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _association_error(association: Any, destination: Destination) -> SendError | None:
+def association_error(association: Any, destination: Destination) -> SendError | None:
     """Why there is no association; None where it stands, or where it only lacks an accepted presentation context."""
     if association.is_established:
         return None
@@ -303,7 +303,8 @@ def _no_answer(destination: Destination, waited_s: float) -> SendError:
     return SendError("no-answer", f"{_name(destination)} did not answer in time", permanent=False)
 
 
-def _end(association: Any) -> None:
+def end_association(association: Any) -> None:
+    """Release it where it still stands."""
     if association.is_established:
         association.release()
 

@@ -37,6 +37,18 @@ def _network(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+        raise ValueError("a DICOMweb address looks like https://pacs.example/dicom-web, without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _ae_title_or_none(value: str) -> str:
+    return _ae_title(value) if value else value
+
+
+OptionalAeTitle = Annotated[str, AfterValidator(_ae_title_or_none)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -160,16 +172,55 @@ class Rule(_Section):
 
 
 class Destination(_Section):
-    """One DICOM application entity that gets results."""
+    """One archive, viewer or workstation that gets results, over DICOM (DIMSE) or DICOMweb (STOW-RS)."""
 
     name: Name = Field(description="name that rules use")
-    ae_title: AeTitle = Field(description="called AE title")
-    host: str = Field(description="host name or address")
-    port: Port = Field(description="DICOM port")
+    kind: Literal["dimse", "stow"] = Field("dimse", description="how it is sent to: dimse (C-STORE) or stow (STOW-RS)")
+    ae_title: OptionalAeTitle = Field("", description="called AE title; required for dimse")
+    host: str = Field("", description="host name or address; required for dimse")
+    port: Port = Field(0, description="DICOM port; required for dimse")
+    url: HttpUrl = Field("", description="address of the DICOMweb service, e.g. https://pacs/dicom-web; required for stow")
+    token_file: Path | None = Field(None, description="stow: file that holds a bearer token; read at each association")
+    password_file: Path | None = Field(None, description="stow: file that holds user:password for basic authentication")
+    ca_file: Path | None = Field(None, description="stow: PEM file of the authority that signed the server; empty: the system's")
     timeout_s: float = Field(30.0, gt=0, description="wait for one answer")
     objects: ResultWords | None = Field(
         None, description="which of output.objects go there, seg and sr among them; empty: all that are made"
     )
+    proof: Literal["none", "commitment", "query"] = Field(
+        "none",
+        description="how arrival is proven: storage commitment (query where the archive has none), by query with the content "
+        "compared, or not at all",
+    )
+    proof_timeout_s: float = Field(
+        3600.0, gt=0, description="wait for a commitment report before asking by query, and for a query to show everything"
+    )
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> Destination:
+        if self.kind == "dimse":
+            missing = [key for key in ("ae_title", "host", "port") if key not in self.model_fields_set]
+            if missing:
+                raise ValueError(f"{', '.join(missing)} required for kind dimse")
+            return self
+        if not self.url:
+            raise ValueError("url is required for kind stow")
+        if self.proof == "commitment":
+            raise ValueError("proof = commitment is a DIMSE service; take query for kind stow")
+        if self.token_file and self.password_file:
+            raise ValueError("token_file and password_file exclude each other")
+        if (self.token_file or self.password_file) and not _is_private(self.url):
+            raise ValueError("credentials are sent over https only")
+        return self
+
+    @property
+    def address(self) -> str:
+        """How people call where it is."""
+        return self.url if self.kind == "stow" else f"{self.ae_title} at {self.host}:{self.port}"
+
+
+def _is_private(url: str) -> bool:
+    return url.startswith("https://") or re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:|/|$)", url) is not None
 
 
 class Run(_Section):
@@ -198,6 +249,18 @@ class Delivering(_Section):
         1000, ge=1, description="attempts before a delivery becomes a dead letter; about ten days"
     )
     lease_s: float = Field(120.0, gt=1, description="a sender that is silent for this long has lost its delivery")
+    circuit_opens_after: int = Field(
+        5, ge=1, description="connection failures in a row after which only a probe goes out to a destination"
+    )
+    probe_every_s: float = Field(
+        30.0, gt=0, description="time between two probes of a destination that is down; never more than retry_at_most_s"
+    )
+    give_up_after_failed_proofs: int = Field(
+        3, ge=1, description="times an archive may turn out not to have kept what it acknowledged before it is a dead letter"
+    )
+    report_wait_s: float = Field(
+        2.0, ge=0, description="how long the association of a commitment request stays open for a report on it"
+    )
 
 
 class Output(_Section):
@@ -270,6 +333,7 @@ class Ticks(_Section):
     settle_s: float = Field(1.0, gt=0, description="how often quiet times are counted and studies settled")
     submit_s: float = Field(0.5, gt=0, description="how often a free worker looks for a job")
     deliver_s: float = Field(0.5, gt=0, description="how often due deliveries are looked for")
+    prove_s: float = Field(1.0, gt=0, description="how often proofs of arrival that are due are looked for")
     watchdog_s: float = Field(5.0, gt=0, description="how often expired leases are taken back")
     retention_s: float = Field(3600.0, gt=0, description="how often expired files are looked for")
 

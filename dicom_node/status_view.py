@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.orm import Session
 
-from storage import queries
+from storage import circuits, queries
 
 
 def overview(session: Session) -> dict[str, Any]:
@@ -18,6 +18,17 @@ def overview(session: Session) -> dict[str, Any]:
     return {
         "queue": asdict(queries.queue_overview(session)),
         "destinations": [asdict(one) for one in queries.list_destinations(session)],
+        "circuits": [
+            {
+                "destination": one.destination,
+                "failures": one.failures,
+                "open_since": one.opened_at,
+                "next_probe_at": one.next_probe_at,
+                "reason": one.reason,
+            }
+            for one in circuits.list_circuits(session)
+            if one.failures
+        ],
         "studies": [
             {
                 "study_instance_uid": one.study_instance_uid,
@@ -45,6 +56,8 @@ def print_overview(console: Console, state: dict[str, Any]) -> None:
             )
         elif counts is not None:
             console.print(f"{name.replace('_', ' ')}: since {counts:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+    for circuit in state["circuits"]:
+        _print_circuit(console, circuit)
     if state["studies"]:
         table = Table("accession", "study", "state", "standing", "images", "deliveries")
         for one in state["studies"]:
@@ -63,3 +76,16 @@ def print_overview(console: Console, state: dict[str, Any]) -> None:
             f"fovea resubmit --delivery {letter['id']}",
             highlight=False,
         )
+
+
+def _print_circuit(console: Console, circuit: dict[str, Any]) -> None:
+    failures = f"{circuit['failures']} connection failures in a row ({circuit['reason']})"
+    if circuit["open_since"] is None:
+        console.print(f"destination {circuit['destination']}: {failures}", highlight=False)
+        return
+    console.print(
+        f"destination {circuit['destination']} is down since {circuit['open_since']:%Y-%m-%d %H:%M:%S} UTC: {failures}; "
+        f"next probe at {circuit['next_probe_at']:%H:%M:%S}",
+        style="red",
+        highlight=False,
+    )

@@ -3,7 +3,7 @@
 settle   a study that has been quiet becomes SETTLED; each rule decides; jobs are made in the same transaction
 submit   a free worker claims a job, has it run in a child process, and keeps what comes back
 finish   results go to the spool, then job, results and deliveries become rows in one transaction
-deliver  what is due is sent; every instance has its own state at every destination
+deliver  what is due is sent; every instance has its own state at every destination; `proof` asks whether it arrived
 purge    files of studies that were delivered long ago are deleted; rows and events stay
 
 Every step takes its work from the database and leaves its outcome there, so a process may die anywhere: what was not
@@ -19,21 +19,24 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from pydicom.uid import generate_uid
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger, scu
+from dicom_node import circuit, dicomweb, ledger, scu
 from dicom_node.catalog import InstalledModel, output_options, recipe_digest
 from dicom_node.engine import Engine, RunFailed
 from dicom_node.outcome import KIND_OF_OBJECT, Outcome, Reason, RunOutcome, RunRequest
 from dicom_node.routing import Decision, Plan, decide, plan_of
 from dicom_node.settings import Destination, Settings
-from storage import events, queue, retention
+from storage import commitments, events, queue, retention
+from storage.commitments import CommitmentKind
 from storage.database import Database, DatabaseBusy
 from storage.events import EventKind
 from storage.models import Job, Study
 from storage.queue import DeliveryClaim, JobClaim
 from storage.spool import Area, Spool
-from storage.states import StudyEvent
+from storage.states import DeliveryState, StudyEvent
 
 log = structlog.get_logger(__name__)
 
@@ -134,12 +137,12 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
 
 
 def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) -> RunRequest | None:
-    """The run that the claimed job stands for; None where its model is gone and the job was given up."""
+    """The run that the claimed job stands for; None where its model was replaced and its rule has decided anew."""
     job = session.get_one(Job, claim.job_id)
     model = next((one for one in site.models.values() if one.digest == job.model_digest), None)
     if model is None:
-        detail = f"model {job.model} with card {job.model_digest} is not installed here"
-        queue.give_up_job(session, claim, at=at, reason="model-missing", detail=detail, summary=None)
+        log.warning("model was replaced, planning the job again", job=job.id, model_digest=job.model_digest)
+        _plan_again(site, session, job, at=at)
         return None
     plan = Plan.from_json(job.plan)
     settings = site.settings
@@ -163,6 +166,17 @@ def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) 
         refusal=plan.refusal,
         analysis_started_at=ledger.first_started_at(session, job).isoformat(),
     )
+
+
+def _plan_again(site: Site, session: Session, job: Job, *, at: datetime) -> None:
+    """Cancel the job and let its rule decide with the models that are installed now, so that the study gets its answer."""
+    study = job.study
+    others = session.scalars(select(Job.id).where(Job.study_id == study.id, Job.id != job.id)).all()
+    queue.cancel_open_jobs(session, study, at=at, keep=set(others))
+    validity = {name: model.card.validity for name, model in site.models.items()}
+    for decision in decide(ledger.study_facts(session, study), site.settings.rules, validity):
+        if decision.rule.name == job.rule:
+            _want_job(site, session, study, decision, at=at)
 
 
 def threads_per_run(settings: Settings) -> int:
@@ -292,29 +306,45 @@ def _end_job(
 
 
 def deliver(site: Site, destination: Destination, *, worker: str) -> bool:
-    """Send one due result set to the destination; False where nothing was due."""
+    """Send one due result set to the destination; False where nothing was due, or where it is down and no probe got through."""
+    caller = site.settings.node.ae_title
+    if not circuit.is_reachable(site.database, site.settings.delivering, destination, caller, at=utc_now()):
+        return False
     lease_s = site.settings.delivering.lease_s
     with site.database.write() as session:
         claim = queue.claim_delivery(session, worker=worker, lease_s=lease_s, at=utc_now(), destinations={destination.name})
         waiting = () if claim is None else ledger.unsent_items(session, claim.delivery_id, site.spool)
     if claim is None:
         return False
+    answered = 0
 
     def on_each(item: scu.Sent) -> None:
+        nonlocal answered
+        answered += 1
         with site.database.write() as session:
             ledger.note_sent(session, claim, waiting, item, at=utc_now())
             queue.heartbeat_delivery(session, claim, lease_s=lease_s, at=utc_now())
 
-    error = scu.send(destination, site.settings.node.ae_title, waiting, on_each)
+    send = dicomweb.send if destination.kind == "stow" else scu.send
+    error = send(destination, caller, waiting, on_each)
     with site.database.write() as session:
-        _end_delivery(site, session, claim, error, at=utc_now())
+        _end_delivery(site, session, destination, claim, error, at=utc_now())
+        connection = None if answered else error
+        circuit.note_connection(session, site.settings.delivering, destination, connection, at=utc_now())
     return True
 
 
-def _end_delivery(site: Site, session: Session, claim: DeliveryClaim, error: scu.SendError | None, *, at: datetime) -> None:
+def _end_delivery(
+    site: Site, session: Session, destination: Destination, claim: DeliveryClaim, error: scu.SendError | None, *, at: datetime
+) -> None:
     settings = site.settings.delivering
     if error is None:
-        queue.finish_delivery(session, claim, at=at)
+        delivery = queue.finish_delivery(session, claim, at=at)
+        if delivery is not None and delivery.state == DeliveryState.STORED and destination.proof != "none":
+            commitments.request_proof(
+                session, delivery, kind=CommitmentKind(destination.proof), transaction_uid=str(generate_uid(prefix=None)),
+                timeout_s=destination.proof_timeout_s, at=at,
+            )  # fmt: skip
     elif error.permanent or claim.attempt >= settings.give_up_after_attempts:
         queue.refuse_delivery(session, claim, at=at, reason=error.code, detail=error.text)
     else:

@@ -36,11 +36,6 @@ class Region:
         """How many voxels the region has."""
         return len(self.indices)
 
-    @property
-    def first_index(self) -> tuple[int, ...]:
-        """The region's first voxel in the order of the array: breaks ties of equal size."""
-        return tuple(int(index) for index in self.indices[0])
-
 
 def measure(region: Region, number: int, grid: Volume, score: NDArray[np.float32], midline_x: float | None) -> Finding:
     """The finding that a region is, on the grid of `grid` and with `score` of the same shape.

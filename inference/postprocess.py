@@ -81,7 +81,7 @@ class Components:
             own = is_brighter if sign is Contrast.BRIGHTER else ~is_brighter
             above = brain & own & (scores[sign] >= operating_point.threshold[sign])
             regions += _components(above, sign, raw, operating_point.minimum_volume_mm3)
-        regions.sort(key=lambda region: (-region.voxels, region.first_index))
+        regions.sort(key=lambda region: (-region.voxels, _place(raw, region)))  # the same on every grid of the same voxels
         kept = regions[: operating_point.maximum_findings]
         labels = np.zeros(score.shape, dtype=np.uint16)
         for number, region in enumerate(kept, start=1):
@@ -177,6 +177,12 @@ def _components(above: BoolArray, sign: Contrast, grid: Volume, minimum_mm3: flo
         indices = np.argwhere(labelled[box] == label) + corner
         regions.append(Region(sign, indices))
     return regions
+
+
+def _place(grid: Volume, region: Region) -> tuple[float, ...]:
+    """The region's centroid in LPS mm, to a hundredth."""
+    centroid = grid.affine @ np.append(region.indices.mean(axis=0), 1.0)
+    return tuple(float(value) for value in np.round(centroid[:3], 2))
 
 
 def _brain_midline_x(grid: Volume, brain: BoolArray) -> float | None:

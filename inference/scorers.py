@@ -90,9 +90,10 @@ def signed_difference(x: Tensor, healthy: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """raw = aggregate over the stream of distance(image, healthy), plus intensity_weight * image.
+    """raw = aggregate over the stream of distance(image, healthy), plus intensity_weight * image where it is bright.
 
-    The weight adds what raw intensity alone knows, in the same units: 0 is the pure residual.
+    The weight adds what raw intensity alone knows of tissue brighter than the brain's median (0 in standardised
+    units); fluid, dark in every brain, gets none. 0 is the pure residual.
     """
 
     aggregate: Aggregate = Aggregate.MEAN
@@ -105,5 +106,5 @@ class Residual:
         for _, estimate in stream:
             estimates.add(estimate)
             distances.add(self.distance(x, estimate))
-        raw = distances.value(self.aggregate) + self.intensity_weight * x
+        raw = distances.value(self.aggregate) + self.intensity_weight * x.clamp_min(0)
         return Scored(raw, estimates.value(self.aggregate), estimates.deviation())

@@ -156,14 +156,20 @@ def fail_commitment(
     session: Session, delivery: Delivery, missing: Collection[int], *, at: datetime, not_before: datetime, reason: str
 ) -> None:
     """Send the result ids in `missing` again: the archive has not kept them. Raises InvalidMove."""
-    session.execute(
-        update(DeliveryItem)
-        .where(DeliveryItem.delivery_id == delivery.id, DeliveryItem.result_id.in_(missing))
-        .values(stored_at=None)
-    )
+    _forget_stored(session, delivery, missing)
     values: dict[str, Any] = {"not_before": not_before, "reason": reason, "ended_at": None}
     facts = {"reason": reason, "objects": len(missing)}
     move_delivery(session, delivery, DeliveryEvent.COMMIT_FAILED, at=at, values=values, detail=facts)
+
+
+def refuse_stored(
+    session: Session, delivery: Delivery, missing: Collection[int], *, at: datetime, reason: str, detail: str
+) -> None:
+    """Make a dead letter of what the archive acknowledges and never keeps; resubmitting sends `missing`. Raises InvalidMove."""
+    _forget_stored(session, delivery, missing)
+    values: dict[str, Any] = {"reason": reason, "detail": detail, "ended_at": at}
+    facts = {"reason": reason, "objects": len(missing)}
+    move_delivery(session, delivery, DeliveryEvent.REFUSED, at=at, values=values, detail=facts)
 
 
 def expire_delivery_leases(session: Session, *, at: datetime, dead_workers: Collection[str] = ()) -> list[int]:
@@ -182,6 +188,14 @@ def expire_delivery_leases(session: Session, *, at: datetime, dead_workers: Coll
 
 
 _FREE: dict[str, Any] = {"worker": None, "lease_until": None}
+
+
+def _forget_stored(session: Session, delivery: Delivery, result_ids: Collection[int]) -> None:
+    session.execute(
+        update(DeliveryItem)
+        .where(DeliveryItem.delivery_id == delivery.id, DeliveryItem.result_id.in_(result_ids))
+        .values(stored_at=None)
+    )
 
 
 def _anew(at: datetime) -> dict[str, Any]:

@@ -302,6 +302,50 @@ class DeliveryItem(Base):
     __table_args__ = (UniqueConstraint("delivery_id", "result_id"),)
 
 
+class Commitment(Base):
+    """One request to an archive to prove that it has what it acknowledged: storage commitment (PS3.4 J) or a query."""
+
+    __tablename__ = "commitment"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    """Transaction UID (0008,1195) by which a report on any association finds its request."""
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), index=True)
+    epoch: Mapped[int]
+    """The delivery's epoch when it was stored; a report about an earlier sending moves nothing."""
+    kind: Mapped[str] = mapped_column(String(16))
+    """`commitment`, or `query` where the archive has no commitment or did not report in time."""
+    state: Mapped[str] = mapped_column(String(16))
+    """`storage.commitments.CommitmentState`."""
+    not_before: Mapped[datetime]
+    """When to ask (again)."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    requested_at: Mapped[datetime]
+    deadline: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
+    detail: Mapped[str | None]
+    delivery: Mapped[Delivery] = relationship()
+
+    __table_args__ = (Index("commitment_due", "state", "not_before"),)
+
+
+class Circuit(Base):
+    """How a destination's connection fares; open after several failures in a row, when only a probe goes out now and then."""
+
+    __tablename__ = "circuit"
+
+    destination: Mapped[str] = mapped_column(Text, primary_key=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    """Connection failures in a row."""
+    opened_at: Mapped[datetime | None]
+    """Since when nothing but probes goes out; None while closed."""
+    next_probe_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
+    """The last failure's code."""
+    changed_at: Mapped[datetime]
+
+
 class Event(Base):
     """One thing that happened: history and audit alike. Append-only."""
 

@@ -8,8 +8,9 @@ from sqlalchemy import exists, not_, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
+from storage.commitments import OPEN_STATES as OPEN_COMMITMENT_STATES
 from storage.jobs import OPEN_DELIVERY_STATES, OPEN_JOB_STATES
-from storage.models import Delivery, Instance, Job, Rejected, Result, Series, Study
+from storage.models import Commitment, Delivery, Instance, Job, Rejected, Result, Series, Study
 from storage.moves import move_study
 from storage.states import StudyEvent, StudyState
 
@@ -32,6 +33,7 @@ def expired(session: Session, *, keep_s: float, at: datetime) -> list[Study]:
             not_(_newer_instance(before)),
             not_(_unfinished_job(before)),
             not_(_unfinished_delivery(before)),
+            not_(_unproven_delivery()),
         )
         .order_by(Study.id)
         .limit(_AT_ONCE)
@@ -91,3 +93,8 @@ def _unfinished_job(before: datetime) -> ColumnElement[bool]:
 def _unfinished_delivery(before: datetime) -> ColumnElement[bool]:
     unfinished = or_(Delivery.state.in_(OPEN_DELIVERY_STATES), Delivery.ended_at >= before)
     return exists().where(Delivery.job_id == Job.id, Job.study_id == Study.id, unfinished)
+
+
+def _unproven_delivery() -> ColumnElement[bool]:
+    of_the_study = Commitment.delivery_id == Delivery.id, Delivery.job_id == Job.id, Job.study_id == Study.id
+    return exists().where(*of_the_study, Commitment.state.in_(OPEN_COMMITMENT_STATES))

@@ -119,6 +119,8 @@ DELIVERY_MOVES: dict[tuple[DeliveryState, DeliveryEvent], DeliveryState] = {
     (DeliveryState.SENDING, DeliveryEvent.CANCEL): DeliveryState.CANCELED,
     (DeliveryState.STORED, DeliveryEvent.COMMIT): DeliveryState.COMMITTED,
     (DeliveryState.STORED, DeliveryEvent.COMMIT_FAILED): DeliveryState.PENDING,
+    # an archive that answers Success time and again and never keeps what it was sent
+    (DeliveryState.STORED, DeliveryEvent.REFUSED): DeliveryState.FAILED,
     (DeliveryState.FAILED, DeliveryEvent.RESUBMIT): DeliveryState.PENDING,
     # a job that a person resubmitted gave a new report, which goes the way the failure report went
     (DeliveryState.STORED, DeliveryEvent.EXTEND): DeliveryState.PENDING,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import select
 
 from dicom_node.scp import Listener
@@ -22,6 +20,7 @@ from dicom_node.settings import Node, Peer, Receive, Settings, Storage
 from storage.database import Database
 from storage.models import Event, Instance, Rejected, Study
 from storage.spool import Spool
+from tests.peers import program
 
 CALLED, CALLING = "FOVEA", "MODALITY"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -96,17 +95,6 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def peer_program(name: str) -> str:
-    """The path of a program of DCMTK or Orthanc; skips where it is missing, fails where peers are required."""
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/lib/orthanc")
-    if path is None:
-        text = f"{name} is not installed"
-        if os.environ.get("FOVEA_REQUIRE_PEERS") == "1":
-            pytest.fail(text)
-        pytest.skip(text)
-    return path
-
-
 def storescu(port: int, files: Sequence[Path], *options: str, calling: str = CALLING, called: str = CALLED) -> str:
     """DCMTK's storescu sends the files; its exit status must be 0. Its output."""
     done = run_storescu(port, files, *options, calling=calling, called=called)
@@ -118,7 +106,7 @@ def run_storescu(
     port: int, files: Sequence[Path], *options: str, calling: str = CALLING, called: str = CALLED
 ) -> subprocess.CompletedProcess[str]:
     """DCMTK's storescu sends the files, whatever comes of it."""
-    command = [peer_program("storescu"), "-v", "-aet", calling, "-aec", called, *options]
+    command = [program("storescu"), "-v", "-aet", calling, "-aec", called, *options]
     return subprocess.run(
         [*command, "127.0.0.1", str(port), *map(str, files)],
         stdout=subprocess.PIPE,

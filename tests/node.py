@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,8 @@ class Node:
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    orphans: list[psutil.Process] = field(default_factory=list)
+    """Children of killed workers: they end by themselves, once the libraries that they are importing are there."""
 
     @property
     def config(self) -> Path:
@@ -116,33 +118,35 @@ class Node:
 
     def stop(self) -> None:
         """Stop in order (SIGTERM), and wait; nothing of it may be left."""
-        if self.process is None:
-            return
-        family = self.processes()
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(40)
-            except subprocess.TimeoutExpired:
-                self.kill_group()
-        self.process = None
+        family, self.orphans = self.orphans, []
+        if self.process is not None:
+            family = [*family, *self.processes()]
+            if self.process.poll() is None:
+                self.process.terminate()
+                try:
+                    self.process.wait(40)
+                except subprocess.TimeoutExpired:
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                    self.process.wait()
+            self.process = None
         gone(family)
 
     def kill_group(self) -> None:
         """kill -9 of the whole process group: supervisor and roles in one blow."""
-        assert self.process is not None
-        family = self.processes()
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        gone(family)
+        self._kill(lambda process_id: os.killpg(process_id, signal.SIGKILL))
 
     def kill_supervisor(self) -> None:
-        """kill -9 of the supervisor alone; its roles and their children must follow by themselves."""
+        """kill -9 of the supervisor alone; its roles must follow by themselves."""
+        self._kill(lambda process_id: os.kill(process_id, signal.SIGKILL))
+
+    def _kill(self, blow: Callable[[int], None]) -> None:
         assert self.process is not None
         family = self.processes()
-        self.process.kill()
+        children = [one for one in family if "dicom_node.child" in command_line(one)]
+        blow(self.process.pid)
         self.process.wait()
-        gone(family)
+        self.orphans += children
+        gone([one for one in family if one not in children])
 
     def processes(self) -> list[psutil.Process]:
         """The supervisor, its roles, and the children in which runs happen."""

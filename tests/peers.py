@@ -176,6 +176,10 @@ class Orthanc:
     folder: Path
     routes_to: tuple[str, int] | None = None
     """AE title and port that get every new instance, whatever it is."""
+    knows: tuple[str, int] | None = None
+    """AE title and port of who may ask for storage commitment and gets the report."""
+    overwrites: bool = False
+    """Whether it takes an object that it has already; else it answers Success and keeps the old one."""
     ae_title: str = "ORTHANC"
     port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
@@ -235,6 +239,9 @@ class Orthanc:
             "SaveJobs": False,
             "Plugins": [str(one) for folder in ORTHANC_PLUGINS[:1] for one in folder.glob("libOrthancDicomWeb.so")],
         }
+        configuration["OverwriteInstances"] = self.overwrites
+        if self.knows is not None:
+            configuration["DicomModalities"] = {"fovea": [self.knows[0], "127.0.0.1", self.knows[1]]}
         if self.routes_to is not None:
             script = self.folder / "route.lua"
             script.write_text(ROUTE_EVERYTHING.format(name="fovea"), encoding="ascii")
@@ -243,6 +250,11 @@ class Orthanc:
         return configuration
 
     # ------------------------------------------------------------------------------------------- asking
+
+    @property
+    def dicomweb(self) -> str:
+        """The address of its DICOMweb service."""
+        return f"http://127.0.0.1:{self.http_port}/dicom-web"
 
     def get(self, path: str) -> Any:
         """The JSON answer of its REST interface."""

@@ -51,6 +51,7 @@ SUMMARY_OF_OUTCOME = {  # CID 6047
 PROCEDURES = {"MR": Code("24590-2", "LN", "Brain MRI")}  # CID 646
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
+DERIVED_MEASUREMENTS = Code("126011", "DCM", "Derived Imaging Measurements")  # TID 1500
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500
 IMPRESSION = Code("121073", "DCM", "Impression")  # CID 7002
 
@@ -72,6 +73,7 @@ REASON = Code("REASON", PRIVATE_SCHEME, "Reason")
 OPERATING_POINT = Code("OPERATING-POINT", PRIVATE_SCHEME, "Operating point")
 SCORE_MEANING = Code("SCORE-MEANING", PRIVATE_SCHEME, "Meaning of the score")
 SERIES_ANALYSED = Code("SERIES-ANALYSED", PRIVATE_SCHEME, "Series analysed")
+SERIES_NOT_ANALYSED = Code("SERIES-REFUSED", PRIVATE_SCHEME, "Series selected but not analysed")
 SERIES_PASSED_OVER = Code("SERIES-SKIPPED", PRIVATE_SCHEME, "Series not analysed")
 INPUT_QUALITY = Code("INPUT-QUALITY", PRIVATE_SCHEME, "Input quality")
 BLIND_SPOT = Code("BLIND-SPOT", PRIVATE_SCHEME, "Known blind spot")

@@ -1,10 +1,13 @@
 """The report as a Comprehensive 3D SR after TID 1500 (PS3.16): what was found, or why nothing was looked for.
 
 One group speaks of the study, one volumetric and one planar group under the same Tracking UID of each finding; the
-planar one is there because common viewers open a report only where a measurement has coordinates in an image.
+planar one is there because common viewers open a report only where every imaging measurement has coordinates in an image.
+For the same reason the study's group stands under Derived Imaging Measurements wherever there are findings.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from highdicom import sr
 from highdicom.sr import RelationshipTypeValues
@@ -21,7 +24,7 @@ from dicom_node.results.identity import Identity
 from dicom_node.results.statements import Statement, statements
 
 HEADLINES = (codes.IMPRESSION, codes.INTENDED_USE, codes.REASON)
-"""Said with the study's outcome, before the findings; the other statements follow them."""
+"""Said in the study's group, with the coded outcome; the other statements follow."""
 
 _Group = (
     sr.MeasurementsAndQualitativeEvaluations
@@ -64,16 +67,19 @@ def build_report(account: Account, segmentation: Dataset | None, identity: Ident
 
 
 def _content(account: Account, segmentation: Dataset | None, identity: Identity) -> Dataset:
-    groups: list[_Group] = [_study_group(account, identity)]
+    study = _study_group(account, identity)
+    findings: list[_Group] = []
     if account.analysis is not None and segmentation is not None:
-        groups += finding_groups(account, account.analysis, segmentation, identity)
+        findings += finding_groups(account, account.analysis, segmentation, identity)
     content = sr.MeasurementReport(
         observation_context=_observer(account),
         procedure_reported=codes.PROCEDURES.get(account.analysed.modality, codes.IMAGING_PROCEDURE),
-        imaging_measurements=groups,
+        imaging_measurements=findings or [study],
         title=dicom_codes.DCM.ImagingMeasurementReport,
     )[0]
-    content.ContentSequence.append(_in_words(account))
+    if findings:
+        content.ContentSequence.append(_container(codes.DERIVED_MEASUREMENTS, study))
+    content.ContentSequence.append(_container(codes.QUALITATIVE_EVALUATIONS, _in_words(account)))
     _separate(content)
     return content
 
@@ -121,13 +127,13 @@ def _count(name: Code, count: int) -> sr.Measurement:
     return measurement
 
 
-def _in_words(account: Account) -> sr.ContainerContentItem:
-    container = sr.ContainerContentItem(
-        name=codes.QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS
-    )
-    container.ContentSequence = sr.ContentSequence(
-        [_text(one) for one in statements(account) if one.concept not in HEADLINES]
-    )
+def _in_words(account: Account) -> list[sr.TextContentItem]:
+    return [_text(one) for one in statements(account) if one.concept not in HEADLINES]
+
+
+def _container(name: Code, content: Sequence[sr.ContentItem] | sr.ContentSequence) -> sr.ContainerContentItem:
+    container = sr.ContainerContentItem(name=name, relationship_type=RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = sr.ContentSequence(content)
     return container
 
 

@@ -37,7 +37,8 @@ def statements(account: Account) -> list[Statement]:
     if account.outcome is Outcome.NO_FINDING:
         said += [Statement(codes.BLIND_SPOT, text) for text in account.blind_spots]
     said += [Statement(codes.INPUT_QUALITY, text) for text in account.quality]
-    said.append(Statement(codes.SERIES_ANALYSED, _analysed(account)))
+    concept = codes.SERIES_NOT_ANALYSED if account.analysis is None else codes.SERIES_ANALYSED
+    said.append(Statement(concept, _analysed(account)))
     said += [
         Statement(codes.SERIES_PASSED_OVER, f"{_named(one)}: {one.reason.text} (code {one.reason.code})")
         for one in account.passed_over

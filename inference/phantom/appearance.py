@@ -55,6 +55,8 @@ class Look:
     blur_mm: float
     rim: float
     """Brightness of the thin normal rim of the ventricles."""
+    patchy: bool = False
+    """Whether soft tissue is a patchwork of unrelated levels, as muscle, fat and bone make it, rather than a slow change."""
 
     def median(self, atlas: Atlas) -> float:
         """The median signal of this head's brain, expected from how much of each tissue it holds."""
@@ -96,6 +98,7 @@ def draw_any(rng: np.random.Generator) -> Look:
         look.noise * 1.5,
         float(rng.uniform(0.2, 2.5)),
         look.rim,
+        patchy=bool(rng.random() < 0.6),
     )
 
 
@@ -108,9 +111,18 @@ def paint(tissue: NDArray[np.uint8], look: Look, rng: np.random.Generator, spaci
     signal *= 1 + _FLUID[tissue] * np.expm1(3 * slow)
     fatty = np.clip(0.5 + 0.6 * smooth_field(rng, shape, 9.0 / step), 0, 1)
     signal += _FLESH[tissue] * ((look.fat - look.levels[Tissue.SOFT]) * fatty)
+    if look.patchy:
+        signal += _FLESH[tissue] * (_patchwork(rng, shape, step) - signal)
     signal *= 1 + _FATTY[tissue] * (0.8 * fatty - 0.4)
     signal *= 1 + look.texture * grain(rng, shape, 2.0)
     return np.asarray(signal, dtype=np.float32)
+
+
+def _patchwork(rng: np.random.Generator, shape: tuple[int, ...], step_mm: float) -> NDArray[np.float32]:
+    """Patches of 5 to 25 mm, each of one of six levels between bone and fat."""
+    field = smooth_field(rng, shape, float(rng.uniform(7, 25)) / step_mm)
+    levels = rng.uniform(0.05, 2.6, 6).astype(np.float32)
+    return np.asarray(levels[np.clip((field + 1.8) / 3.6 * 6, 0, 5).astype(np.intp)], dtype=np.float32)
 
 
 def _indicator(*tissues: Tissue) -> NDArray[np.float32]:

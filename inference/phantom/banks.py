@@ -145,9 +145,9 @@ def brain_slice(rng: np.random.Generator, atlas: Atlas, shape: tuple[int, int], 
     """One slice of a head of any weighting at any level, neck and vertex over-represented, some without their skull."""
     low, high = atlas.brain_levels
     where = rng.random()
-    if where < 0.4:
-        level = rng.uniform(low - 45, low + 35)
-    elif where < 0.55:
+    if where < 0.5:
+        level = rng.uniform(low - 45, low + 50)
+    elif where < 0.65:
         level = rng.uniform(high - 20, high + 8)
     else:
         level = rng.uniform(low, high)

@@ -37,7 +37,7 @@ def test_late_images_give_a_revised_set_that_names_its_predecessor(hospital: Hos
     (current,) = current_reports(story)
     assert current != first.SOPInstanceUID
     assert _predecessors(reports[current]) == [str(first.SOPInstanceUID)]
-    assert _not_replaced(list(reports.values())) == [current]
+    assert not_replaced(list(reports.values())) == [current]
     assert _segmented_images(hospital, uid, current) <= set(case.sop_instance_uids)
     analysed = [plan["analysed"] for plan in (job.plan for job in story.jobs)]
     assert analysed == [[str(case.datasets[0].SeriesInstanceUID)]] * 2
@@ -83,7 +83,7 @@ def test_a_corrected_patient_gets_revised_results_under_the_newest_identity(hosp
     assert (reports[current].PatientID, str(reports[current].PatientName)) == ("RIGHT-ID", "Right^Person")
     assert reports[current].AccessionNumber == "RIGHT1"
     assert _predecessors(reports[current]) == [str(wrong.SOPInstanceUID)]
-    assert _not_replaced(list(reports.values())) == [current]
+    assert not_replaced(list(reports.values())) == [current]
 
 
 def _corrected(dataset: Dataset) -> Dataset:
@@ -102,7 +102,7 @@ def _predecessors(report: Dataset) -> list[str]:
     ]
 
 
-def _not_replaced(reports: list[Dataset]) -> list[str]:
+def not_replaced(reports: list[Dataset]) -> list[str]:
     """The reports that no other names as its predecessor: what a reader of the PACS alone takes for current."""
     replaced = {uid for report in reports for uid in _predecessors(report)}
     return [str(report.SOPInstanceUID) for report in reports if str(report.SOPInstanceUID) not in replaced]

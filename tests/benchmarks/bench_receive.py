@@ -24,7 +24,8 @@ from tempfile import mkdtemp
 import psutil
 
 from tests import studies
-from tests.network import CALLED, free_port, peer_program
+from tests.network import CALLED, free_port
+from tests.peers import program
 from tests.studies import Plan
 
 ORTHANC = {"StorageCompression": False, "DicomCheckCalledAet": False, "HttpServerEnabled": False, "RemoteAccessAllowed": False}
@@ -49,12 +50,12 @@ def orthanc(folder: Path, port: int) -> list[str]:
     """The command of an Orthanc with its defaults, alone in a folder."""
     settings = {**ORTHANC, "DicomPort": port, "StorageDirectory": str(folder), "IndexDirectory": str(folder), "DicomAet": CALLED}
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    return [peer_program("Orthanc"), str(folder / "orthanc.json")]
+    return [program("Orthanc"), str(folder / "orthanc.json")]
 
 
 def storescp(folder: Path, port: int) -> list[str]:
     """The command of DCMTK's receiver, with a process for each association."""
-    return [peer_program("storescp"), "--fork", "-od", str(folder), str(port)]
+    return [program("storescp"), "--fork", "-od", str(folder), str(port)]
 
 
 RECEIVERS = (
@@ -80,7 +81,7 @@ def running(receiver: Receiver, work: Path) -> Iterator[tuple[int, psutil.Proces
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(receiver.start(folder, port), stdout=log, stderr=log, env=environment(receiver.nodelay))
         try:
-            echo = [peer_program("echoscu"), "-aet", "BENCH", "-aec", CALLED, "127.0.0.1", str(port)]
+            echo = [program("echoscu"), "-aet", "BENCH", "-aec", CALLED, "127.0.0.1", str(port)]
             deadline = time.monotonic() + 30
             while subprocess.run(echo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
                 if process.poll() is not None or time.monotonic() > deadline:
@@ -94,7 +95,7 @@ def running(receiver: Receiver, work: Path) -> Iterator[tuple[int, psutil.Proces
 
 def rate(port: int, sets: Sequence[Sequence[Path]], nodelay: bool) -> float:
     """Instances per second when each set is sent over its own association, all at once."""
-    command = [peer_program("storescu"), "-aet", "BENCH", "-aec", CALLED, "127.0.0.1", str(port)]
+    command = [program("storescu"), "-aet", "BENCH", "-aec", CALLED, "127.0.0.1", str(port)]
     began = time.perf_counter()
     senders = [subprocess.Popen([*command, *map(str, files)], env=environment(nodelay)) for files in sets]
     codes = [sender.wait() for sender in senders]

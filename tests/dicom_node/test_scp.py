@@ -45,12 +45,12 @@ from tests.network import (
     free_port,
     listening,
     p_data,
-    peer_program,
     run_storescu,
     store_command,
     storescu,
     wait_until,
 )
+from tests.peers import program
 from tests.studies import Patient, Plan
 
 SMALL = Plan(slices=3, rows=16, columns=16)
@@ -78,7 +78,7 @@ def one_image(**changes: object) -> tuple[str, bytes]:
 @pytest.mark.peer
 class TestDcmtk:
     def test_echoscu_is_answered(self, running: Running) -> None:
-        command = [peer_program("echoscu"), "-aet", CALLING, "-aec", CALLED, "127.0.0.1", str(running.port)]
+        command = [program("echoscu"), "-aet", CALLING, "-aec", CALLED, "127.0.0.1", str(running.port)]
 
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
 
@@ -124,7 +124,7 @@ class TestDcmtk:
 
         (row,) = running.instances()
         path = str(running.spool.path(row.path or ""))
-        done = subprocess.run([peer_program("dciodvfy"), path], capture_output=True, text=True)
+        done = subprocess.run([program("dciodvfy"), path], capture_output=True, text=True)
         assert not [line for line in done.stderr.splitlines() if line.startswith("Error")]
 
     @pytest.mark.feature("R2")

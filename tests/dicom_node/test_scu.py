@@ -17,7 +17,8 @@ from dicom_node.scu import Meaning, SendError, Sent
 from dicom_node.settings import Destination
 from dicom_node.simulator import Behaviour, SimulatedPacs
 from tests import studies
-from tests.network import EXPLICIT, IMPLICIT, free_port, peer_program, wait_until
+from tests.network import EXPLICIT, IMPLICIT, free_port, wait_until
+from tests.peers import program
 from tests.studies import Plan
 
 pytestmark = pytest.mark.feature("V1")
@@ -230,7 +231,7 @@ def test_storescp_of_dcmtk_takes_everything(items: list[scu.FileToSend], tmp_pat
     folder = tmp_path / "kept"
     folder.mkdir()
     port = free_port()
-    process = subprocess.Popen([peer_program("storescp"), "-od", str(folder), str(port)])
+    process = subprocess.Popen([program("storescp"), "-od", str(folder), str(port)])
     try:
         destination = Destination(name="dcmtk", ae_title="ANY", host="127.0.0.1", port=port, timeout_s=10)
         wait_until(lambda: scu.echo(destination, "FOVEA") is None)

@@ -23,6 +23,14 @@ port = 104
 """
 
 
+STOW = """
+[[destinations]]
+name = "web"
+kind = "stow"
+url = "https://pacs.example/dicom-web/"
+"""
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "fovea.toml"
     path.write_text(text, encoding="utf-8")
@@ -63,6 +71,14 @@ def test_without_a_file_the_defaults_admit_nobody(tmp_path: Path, monkeypatch: p
         ),
         pytest.param("[audit]\nanchor_file = 'a'", "anchor_key_file is required", id="anchor without key"),
         pytest.param("not toml", "not TOML", id="not TOML"),
+        pytest.param(
+            RULED.replace("port = 104", ""), "destinations.0: Value error, port required", id="dimse without port"
+        ),
+        pytest.param(STOW.replace("url =", "#"), "url is required for kind stow", id="stow without url"),
+        pytest.param(STOW + 'proof = "commitment"', "take query for kind stow", id="commitment over stow"),
+        pytest.param(STOW.replace("https://", "https://u:p@"), "destinations.0.url", id="password in the url"),
+        pytest.param(STOW.replace("https:", "http:") + 'token_file = "t"', "https only", id="token in clear"),
+        pytest.param(STOW + 'token_file = "t"\npassword_file = "p"', "exclude each other", id="two credentials"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_the_keys_path(tmp_path: Path, text: str, expected: str) -> None:
@@ -107,3 +123,11 @@ def test_the_example_configuration_is_valid() -> None:
     settings = load_settings(example)
 
     assert tomllib.loads(example.read_text(encoding="utf-8"))["rules"][0]["name"] == settings.rules[0].name
+
+
+def test_a_destination_of_each_kind(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, RULED + STOW + 'proof = "query"\ntoken_file = "/etc/fovea/token"'))
+
+    pacs, web = settings.destinations
+    assert (pacs.kind, pacs.proof, pacs.address) == ("dimse", "none", "PACS at 127.0.0.1:104")
+    assert (web.kind, web.proof, web.address) == ("stow", "query", "https://pacs.example/dicom-web")

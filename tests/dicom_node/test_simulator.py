@@ -12,7 +12,8 @@ from pydicom.uid import MRImageStorage
 
 from dicom_node.simulator import Behaviour, SendingFailed, SimulatedPacs, send_datasets
 from tests import studies
-from tests.network import peer_program, storescu
+from tests.network import storescu
+from tests.peers import program
 from tests.studies import Plan
 
 pytestmark = pytest.mark.feature("V1")
@@ -43,7 +44,7 @@ def test_dcmtk_can_talk_to_it(tmp_path: Path) -> None:
     pacs = SimulatedPacs("PACS")
     port = pacs.start()
     try:
-        echo = subprocess.run([peer_program("echoscu"), "127.0.0.1", str(port)], timeout=20)
+        echo = subprocess.run([program("echoscu"), "127.0.0.1", str(port)], timeout=20)
         storescu(port, studies.save(studies.series(SMALL), tmp_path / "out"), called="PACS")
 
         assert echo.returncode == 0

@@ -48,7 +48,7 @@ def test_where_a_cold_recipe_finds_all_healthy_only_its_share_of_the_intensity_i
     maps = restore(images, brain, RECIPES[name], nothing_wrong, SETTING)
 
     share = RECIPES[name].scorer.intensity_weight
-    assert np.allclose(maps.raw, np.where(brain.any(axis=(1, 2))[:, None, None], share * images, 0), atol=1e-6)
+    assert np.allclose(maps.raw, np.where(brain.any(axis=(1, 2))[:, None, None], share * np.maximum(images, 0), 0), atol=1e-6)
     assert np.allclose(maps.healthy, images, atol=1e-6)
 
 

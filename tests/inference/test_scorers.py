@@ -28,12 +28,12 @@ def test_the_residual_is_positive_where_the_image_is_brighter() -> None:
     assert scored.raw.ravel().tolist() == [2.0, -2.0]
 
 
-def test_the_intensity_weight_adds_the_image_itself() -> None:
+def test_the_intensity_weight_adds_the_image_where_it_is_bright() -> None:
     x = torch.tensor([3.0, -1.0]).reshape(1, 1, 1, 2)
 
     scored = Residual(intensity_weight=0.5).score(x, [(0.5, torch.ones_like(x))])
 
-    assert scored.raw.ravel().tolist() == [3.5, -2.5]
+    assert scored.raw.ravel().tolist() == [3.5, -2.0]
 
 
 def test_the_distance_is_taken_of_each_estimate_before_they_are_aggregated() -> None:

@@ -14,7 +14,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from storage import queue, reception, seal
+from storage import circuits, commitments, queue, reception, seal
+from storage.commitments import CommitmentKind
 from storage.database import Database, _alembic
 from storage.models import Base, Event
 from tests.postgres import PostgresServer
@@ -32,7 +33,11 @@ def fill(database: Database) -> dict[str, int]:
     take(database, received(digest="0" * 64, pixel_digest="1" * 64))
     with database.write() as session:
         job = add_job(session, the_study(session))
-        add_delivery(session, job)
+        delivery = add_delivery(session, job)
+        commitments.request_proof(
+            session, delivery, kind=CommitmentKind.COMMITMENT, transaction_uid=f"2.25.{delivery.id}", timeout_s=60, at=at()
+        )
+        circuits.note_failure(session, "PACS", reason="no-answer", opens_after=1, every_s=30, at=at())
         queue.claim_job(session, worker="w", lease_s=60, at=at())
         queue.tick_clock(session, holder="boot", monotonic_s=1.0, at=at(), cap_s=5)
     with database.write() as session:
@@ -81,6 +86,20 @@ def test_every_revision_can_be_reached_from_the_one_before_and_left_again(databa
             command.upgrade(_alembic(connection), revision)
 
     fill(database)
+
+
+def test_a_filled_database_of_the_first_revision_keeps_every_row_when_it_is_upgraded(database: Database) -> None:
+    """O6: the tables of the second revision come empty, everything else stays, and the audit chain holds."""
+    counts = fill(database)
+    with database._write.begin() as connection:
+        command.downgrade(_alembic(connection), "0001")
+    assert database.revision() == "0001"
+
+    database.upgrade()
+
+    assert row_counts(database) == {**counts, "commitment": 0, "circuit": 0}
+    with database.read() as session:
+        assert seal.verify(session) == []
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.peer)])
