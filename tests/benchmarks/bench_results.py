@@ -1,8 +1,8 @@
 """How fast and how large results are, against dcmqi's encoder: `python -m tests.benchmarks.bench_results`.
 
-The same mask of five sparse findings over the same files, side by side in one run. Ours: from the files' headers to the
-written SEG, everything checked; and from the headers that a run has read already. dcmqi's: `itkimage2segimage` as a process, from files and an uncompressed mask to the written
-SEG. Then the whole result set (segmentation and report) of a series of 180 slices.
+The same mask of five sparse findings over the same files, side by side in one run. Ours twice: from the files' headers to
+the written SEG, everything checked, and from the headers that a run has read already. dcmqi's: `itkimage2segimage` as a
+process, from files and an uncompressed mask to the written SEG. Then whole result sets of a series of 180 slices.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ Frame = tuple[int, tuple[float, ...], int]
 def main() -> None:
     """Measure and print."""
     console = Console(width=140)
-    table = Table("series", "ours", "encoding alone", "dcmqi", "times as fast", "alone", "our bytes", "dcmqi's bytes", "same voxels")
+    table = Table(
+        "series", "ours", "encoding alone", "dcmqi", "times as fast", "alone", "our bytes", "dcmqi's bytes", "same voxels"
+    )
     for name, shape in SIZES.items():
         with TemporaryDirectory() as folder:
             table.add_row(name, *segmentation_row(Path(folder), shape))
