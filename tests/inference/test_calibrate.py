@@ -1,0 +1,163 @@
+"""Thresholds are where the rule says, false findings are counted as the rule says, and figures add up."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from inference.calibrate import (
+    MOST_FALSE_PER_HEAD,
+    RawHead,
+    false_per_head,
+    healthy_heads,
+    operating_point,
+    reference_table,
+    spotted_heads,
+)
+from inference.data import is_development
+from inference.evaluate import Case, chosen, intensity_maps, interval, pooled_dice, summarise
+from inference.metrics import LesionCount, ScoreHistogram
+from inference.model_card import model_card_text
+from inference.phantom.tissues import Atlas, Tissue, atlas_from_tissue
+from inference.types import Contrast
+from tests.inference.heads import card
+
+pytestmark = pytest.mark.feature("R6")
+
+SPACING = (5.0, 1.0, 1.0)
+
+
+def noise_head(seed: int, blobs: tuple[tuple[int, float], ...] = (), lesion: bool = False) -> RawHead:
+    """Gaussian raw scores with square blobs of 8 x 8 x 2 voxels at the given columns; the first is a lesion where asked."""
+    rng = np.random.default_rng(seed)
+    raw = rng.normal(0, 0.3, (6, 64, 64)).astype(np.float32)
+    for column, value in blobs:
+        raw[2:4, 20:28, column : column + 8] = value
+    marked = np.zeros(raw.shape, dtype=np.bool_)
+    if lesion:
+        marked[2:4, 20:28, blobs[0][0] : blobs[0][0] + 8] = True
+    return RawHead(raw, np.ones(raw.shape, dtype=np.bool_), SPACING, marked, marked)
+
+
+def ball() -> Atlas:
+    index = np.stack(np.meshgrid(*(np.arange(120),) * 3, indexing="ij"))
+    radius = np.linalg.norm(index - 60.0, axis=0)
+    tissue = np.full(radius.shape, Tissue.AIR, dtype=np.uint8)
+    tissue[radius < 52] = Tissue.SKIN
+    tissue[radius < 46] = Tissue.CORTEX
+    tissue[radius < 42] = Tissue.WHITE
+    return atlas_from_tissue("ball", tissue)
+
+
+def test_scores_of_the_reference_are_its_own_exceedances() -> None:
+    heads = [noise_head(seed) for seed in range(3)]
+
+    table = reference_table(heads, np.zeros(0, np.float32), "noise")
+
+    middle = int(np.argmin(np.abs(np.array(table.exceedance) - 0.5)))
+    assert table.voxels == 3 * 6 * 64 * 64
+    assert table.raw["brighter"][middle] == pytest.approx(0.0, abs=0.02)
+    assert all(low <= high for low, high in pairwise(table.raw["darker"]))
+
+
+def test_the_bright_threshold_separates_lesions_from_noise_and_keeps_false_findings_rare() -> None:
+    healthy = [noise_head(seed, ((5, 1.5), (20, 1.5), (35, 1.5), (50, 1.5))) for seed in range(4)]
+    table = reference_table(healthy, np.zeros(0, np.float32), "noise")
+    patients = [noise_head(seed, ((30, 4.0),), lesion=True) for seed in range(10, 13)]
+
+    point = operating_point(table, healthy, patients, "a rule")
+
+    assert false_per_head(table, healthy, Contrast.BRIGHTER, point.threshold["brighter"]) <= MOST_FALSE_PER_HEAD
+    assert false_per_head(table, patients, Contrast.BRIGHTER, point.threshold["brighter"]) == 0
+
+
+def test_a_finding_on_a_lesion_is_not_false_and_one_far_away_is() -> None:
+    table = reference_table([noise_head(0)], np.zeros(0, np.float32), "noise")
+    alone = noise_head(1, ((30, 4.0),), lesion=True)
+    accompanied = noise_head(1, ((30, 4.0), (5, 4.0)), lesion=True)
+    top = float(np.log10(table.voxels)) - 0.01
+
+    assert false_per_head(table, [alone], Contrast.BRIGHTER, top) == 0
+    assert false_per_head(table, [accompanied], Contrast.BRIGHTER, top) == 1
+    assert false_per_head(table, [], Contrast.BRIGHTER, top) == 0
+
+
+def test_healthy_heads_have_no_lesion_and_spotted_ones_have_the_size_asked_for() -> None:
+    atlas = ball()
+
+    healthy = next(healthy_heads([atlas], 1, seed=1))
+    spotted = next(spotted_heads([atlas], 6.0, 0.8, 4, seed=1))
+
+    assert not healthy.lesion.any()
+    volume = spotted.lesion.sum() * np.prod(spotted.spacing_mm)
+    assert 2 * 500 < volume < 4 * 1600  # up to four balls of 905 mm3, bent by a tenth
+    inside = spotted.image[spotted.lesion].mean() / np.median(spotted.image[spotted.brain])
+    assert inside > 1.4
+
+
+def case(patient: str, gap: float) -> Case:
+    rng = np.random.default_rng(len(patient))
+    truth = np.zeros((4, 30, 30), dtype=np.bool_)
+    truth[1, 5:15, 5:15] = True
+    histograms = {}
+    for method, step in (("model", gap), ("score", gap), ("intensity", gap / 4), ("smoothed", gap / 3), ("equalised", 0.0)):
+        histograms[method] = ScoreHistogram(-25.0, 25.0)
+        histograms[method].add(rng.normal(0, 1, truth.shape) + step * truth, truth)
+    return Case(patient, histograms, LesionCount(1, 1, 1, 2, 1), 120, 100, 80, 0.0, 1.0, 4)
+
+
+def test_figures_are_pooled_over_voxels_and_intervals_over_patients() -> None:
+    cases = [case("a", 4.0), case("bb", 4.5), case("ccc", 5.0)]
+
+    found = summarise(cases, draws=40)
+    low, high = interval(cases, pooled_dice, draws=20)
+
+    assert found["patients"] == 3
+    assert found["dice_at_operating_point"] == pytest.approx(2 * 80 / 220)
+    assert low == high == pytest.approx(2 * 80 / 220)
+    assert found["false_findings_per_head"] == 1.0
+    model, intensity = found["model_ap"], found["intensity_ap"]
+    assert isinstance(model, float)
+    assert isinstance(intensity, float)
+    assert model > intensity
+    gain = found["gain_over_intensity_interval"]
+    assert isinstance(gain, list)
+    assert gain[0] > 0
+
+
+def test_baselines_are_brightest_where_the_image_is_and_lowest_outside_the_brain() -> None:
+    image = np.array([[[100.0, 200.0, 300.0, 900.0]]], dtype=np.float32)
+    brain = np.array([[[True, True, True, False]]])
+
+    maps = intensity_maps(image, brain, (5.0, 5.0, 5.0))
+
+    for values in maps.values():
+        assert np.argmax(values[0, 0]) == 2
+        assert values[0, 0, 3] == -4.0
+
+
+def test_a_split_takes_each_patient_once() -> None:
+    class Named:
+        def __init__(self, patient: str) -> None:
+            self.patient = patient
+
+    everyone = [Named(f"p{n}") for n in range(50)]
+
+    development = [study.patient for study in chosen(everyone, "development")]  # type: ignore[arg-type]  # only the name counts
+    held_out = [study.patient for study in chosen(everyone, "held-out")]  # type: ignore[arg-type]  # only the name counts
+
+    assert sorted(development + held_out) == sorted(study.patient for study in everyone)
+    assert all(map(is_development, development))
+
+
+def test_the_page_for_people_tells_what_the_card_holds() -> None:
+    shown = card(measured={"Dice": 0.7123, "patients": 43}, blind_spots=("spots below 3 mm",))
+
+    text = model_card_text(shown)
+
+    assert "| Dice | 0.712 |" in text
+    assert "- spots below 3 mm" in text
+    for name in shown.recipes:
+        assert f"`{name}`" in text
