@@ -59,7 +59,7 @@ def waiting(where: Site, objects: Sequence[Dataset], *, destination: str = "pacs
             )  # fmt: skip
         session.add_all(rows)
         session.flush()
-        ledger.make_deliveries(session, job, rows, [destination], at=at)
+        ledger.make_deliveries(session, job, rows, {destination: None}, at=at)
         return job.deliveries[0].id
 
 
