@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +102,8 @@ def oblique() -> list[Dataset]:
 
 
 def sagittal() -> list[Dataset]:
-    """Sagittal images, from the patient's left to the right; pixels of two different sizes."""
-    return studies.series(_plan("sagittal", studies.SAGITTAL))
+    """Sagittal images, from the patient's left to the right."""
+    return studies.series(replace(_plan("sagittal", studies.SAGITTAL), slices=28))
 
 
 def reversed_order() -> list[Dataset]:
@@ -111,16 +111,23 @@ def reversed_order() -> list[Dataset]:
     return studies.reversed_series(_plan("reversed", studies.OBLIQUE))
 
 
-SERIES: dict[str, Callable[[], list[Dataset]]] = {"oblique": oblique, "sagittal": sagittal, "reversed": reversed_order}
+def oblong() -> list[Dataset]:
+    """Coronal images whose pixels are taller than wide."""
+    return studies.series(replace(_plan("oblong", studies.CORONAL), slices=30, pixel_spacing_mm=(2.0, 1.7)))
+
+
+SERIES: dict[str, Callable[[], list[Dataset]]] = {
+    "oblique": oblique, "sagittal": sagittal, "reversed": reversed_order, "oblong": oblong,
+}  # fmt: skip
+SQUARE = ("oblique", "sagittal", "reversed")
+"""The series with square pixels."""
 
 
 def _plan(name: str, orientation: tuple[float, ...]) -> studies.Plan:
-    sagittal = orientation == studies.SAGITTAL
     return studies.Plan(
-        slices=28 if sagittal else 20,
         rows=112,
         columns=128,
-        pixel_spacing_mm=(1.9, 1.8) if sagittal else (1.8, 1.8),
+        pixel_spacing_mm=(1.8, 1.8),
         gap_mm=5.5,
         orientation=orientation,
         study=f"viewer {name}",
@@ -211,4 +218,18 @@ def _copy(case: Case, name: str) -> Dataset:
     spoilt.file_meta.MediaStorageSOPInstanceUID = spoilt.SOPInstanceUID
     spoilt.SeriesInstanceUID = generate_uid(entropy_srcs=[case.name, name, "series"])
     spoilt.SeriesDescription = f"Control {name}"
+    return spoilt
+
+
+def misdrawn(case: Case) -> Dataset:
+    """The report with every outline mirrored within its image."""
+    spoilt = deepcopy(case.report)
+    spoilt.SOPInstanceUID = generate_uid(entropy_srcs=[case.name, "misdrawn", "instance"])
+    spoilt.file_meta.MediaStorageSOPInstanceUID = spoilt.SOPInstanceUID
+    spoilt.SeriesInstanceUID = generate_uid(entropy_srcs=[case.name, "misdrawn", "series"])
+    spoilt.SeriesDescription = "Control misdrawn"
+    width = float(case.images[0].Columns)
+    for item in spoilt.iterall():
+        if item.keyword == "GraphicData":
+            item.value = [width - value if index % 2 == 0 else value for index, value in enumerate(item.value)]
     return spoilt

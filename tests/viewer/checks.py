@@ -1,0 +1,134 @@
+"""What is wrong with the findings as a viewer shows them: an empty set where everything is right.
+
+Each check asks another question, because none sees every fault: counts do not see a mirrored mask, places do not see
+exchanged colours.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dicom_node.results.colours import colour_of
+from tests.viewer.cases import FINDINGS, Case, world
+
+COLOURED = 25
+"""Difference between the largest and smallest of R, G and B from which a pixel counts as coloured; images are grey."""
+MINIMUM_INSIDE, MAXIMUM_OUTSIDE = 0.95, 0.005
+HUE_TOLERANCE_DEG = 8.0
+COLOUR_TOLERANCE = 8
+"""Levels of 255, for the way to CIELab in 16 bits and back."""
+
+
+class Fault(StrEnum):
+    """One way in which a finding is shown wrongly."""
+
+    COUNTS = "voxels per image and segment differ"
+    MISSING = "no colour where the finding lies"
+    ELSEWHERE = "colour where no finding lies"
+    HUE = "another finding's hue where the finding lies"
+    COLOUR = "the viewer has taken another colour than the recommended one"
+    SIDE = "the left-sided finding is not shown on the patient's left"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """The colours[n, RGB] that the screen shows on one image inside a finding, and far from every finding."""
+
+    inside: NDArray[np.uint8]
+    outside: NDArray[np.uint8]
+
+
+def faults_of_counts(case: Case, counts: dict[str, dict[int, int]]) -> set[Fault]:
+    """Compare voxels per image and segment with the truth."""
+    expected = {
+        uid: {int(segment): int(np.count_nonzero(labels == segment)) for segment in np.unique(labels) if segment}
+        for uid, labels in case.truth.items()
+        if labels.any()
+    }
+    return set() if counts == expected else {Fault.COUNTS}
+
+
+def faults_of_colours(colours: dict[int, tuple[int, int, int]]) -> set[Fault]:
+    """Compare the viewer's colours with those of the product."""
+    wanted = {number: colour_of(number) for number in range(1, len(FINDINGS) + 1)}
+    right = colours.keys() == wanted.keys() and all(
+        max(abs(a - b) for a, b in zip(colours[number], wanted[number], strict=True)) <= COLOUR_TOLERANCE for number in wanted
+    )
+    return set() if right else {Fault.COLOUR}
+
+
+def faults_of_samples(finding: int, samples: Samples) -> set[Fault]:
+    """Judge the colours on the screen."""
+    faults = set()
+    if np.mean(chroma(samples.inside) > COLOURED) < MINIMUM_INSIDE:
+        faults.add(Fault.MISSING)
+    elif np.mean(has_hue_of(samples.inside, finding)) < MINIMUM_INSIDE:
+        faults.add(Fault.HUE)
+    if np.mean(chroma(samples.outside) > COLOURED) > MAXIMUM_OUTSIDE:
+        faults.add(Fault.ELSEWHERE)
+    return faults
+
+
+def faults_of_side(centre_lps: NDArray[np.float64] | None) -> set[Fault]:
+    """Judge where in the patient the viewer says that the left-sided finding's colour lies; None: nowhere."""
+    return set() if centre_lps is not None and centre_lps[0] > 0 else {Fault.SIDE}
+
+
+def chroma(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Zero for grey, up to 255 for pure colours; for colours[..., RGB]."""
+    return np.asarray(colours.max(axis=-1).astype(np.int64) - colours.min(axis=-1))
+
+
+def has_hue_of(colours: NDArray[np.uint8], finding: int) -> NDArray[np.bool_]:
+    """For colours[..., RGB] whether each is coloured, in the finding's hue: a hue stays when blended with grey."""
+    wanted = hue_deg(np.array(colour_of(finding), dtype=np.uint8)[None])[0]
+    difference = np.abs((hue_deg(colours) - wanted + 180) % 360 - 180)
+    return np.asarray((difference <= HUE_TOLERANCE_DEG) & (chroma(colours) > COLOURED))
+
+
+def hue_deg(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The hue of colours[..., RGB]; 0 is red, 120 green, 240 blue."""
+    flat = colours.reshape(-1, 3) / 255.0
+    hues = [colorsys.rgb_to_hsv(*colour)[0] * 360 for colour in flat]
+    return np.array(hues, dtype=np.float64).reshape(colours.shape[:-1])
+
+
+def points_inside(case: Case, sop_instance_uid: str, finding: int) -> NDArray[np.float64]:
+    """Points of the finding in that image that lie at least a pixel from its border, points_lps[n, 3]."""
+    core = ndimage.binary_erosion(case.truth[sop_instance_uid] == finding, iterations=1)
+    return _centres(case, sop_instance_uid, core)
+
+
+def points_outside(case: Case, sop_instance_uid: str, count: int = 600) -> NDArray[np.float64]:
+    """Points of that image that lie more than two pixels from every finding, points_lps[n, 3], the same ones each time."""
+    far = ~ndimage.binary_dilation(case.truth[sop_instance_uid] > 0, iterations=3)
+    far[:4], far[-4:], far[:, :4], far[:, -4:] = False, False, False, False
+    every = _centres(case, sop_instance_uid, far)
+    return every[np.random.default_rng(0).choice(len(every), count, replace=False)]
+
+
+def _centres(case: Case, sop_instance_uid: str, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    rows, columns = np.nonzero(mask)
+    return world(case.image(sop_instance_uid), rows.astype(np.float64), columns.astype(np.float64))
+
+
+def colours_at(picture: NDArray[np.uint8], places: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The picture's colours at (x, y) places."""
+    x, y = np.rint(places).astype(int).T
+    return np.asarray(picture[np.clip(y, 0, picture.shape[0] - 1), np.clip(x, 0, picture.shape[1] - 1)])
+
+
+def place_of(picture: NDArray[np.uint8], within: NDArray[np.bool_], finding: int) -> tuple[float, float] | None:
+    """The (x, y) centre of the pixels in the finding's hue, anywhere in that part of the picture; None: there are none."""
+    coloured = within & (chroma(picture) > COLOURED)
+    rows, columns = np.nonzero(coloured)
+    own = has_hue_of(picture[rows, columns], finding)
+    if not own.any():
+        return None
+    return float(columns[own].mean()), float(rows[own].mean())
