@@ -47,7 +47,12 @@ def models(config: Config = None, as_json: AsJson = False) -> None:
 
 
 def localize(
-    source: Annotated[Path, typer.Argument(help="a folder with the DICOM files of one series, or a NIfTI file", exists=True)],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="a folder with the DICOM files of one series, a multi-frame DICOM file, or a NIfTI file", exists=True
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="folder for maps, findings and pictures")],
     bundle: Annotated[Path | None, typer.Option(help="model bundle; default: the shipped brain-flair")] = None,
     recipe: Annotated[str, typer.Option(help="recipe of the bundle; default: the card's first")] = "",
@@ -114,11 +119,16 @@ def train(
 
 def _series_of(source: Path) -> SeriesVolume:
     from dicom_node.series import SeriesVolume, read_series
-    from inference.nifti import volume_from_nifti
+    from inference.nifti import UnreadableImageError, volume_from_nifti
 
     if source.is_dir():
         return read_series(sorted(one for one in source.rglob("*") if one.is_file()))
-    return SeriesVolume(volume_from_nifti(source), source=(), frames=(), notes=())
+    if not source.name.endswith((".nii", ".nii.gz")):
+        return read_series([source])  # one multi-frame image
+    try:
+        return SeriesVolume(volume_from_nifti(source), source=(), frames=(), notes=())
+    except UnreadableImageError as error:
+        raise CommandError(str(error), UNSUITABLE) from error
 
 
 def _write(out: Path, series: SeriesVolume, localization: Localization) -> None:
