@@ -49,9 +49,7 @@ def models(config: Config = None, as_json: AsJson = False) -> None:
 def localize(
     source: Annotated[
         Path,
-        typer.Argument(
-            help="a folder with the DICOM files of one series, a multi-frame DICOM file, or a NIfTI file", exists=True
-        ),
+        typer.Argument(help="folder of one DICOM series, multi-frame DICOM file, or NIfTI file", exists=True),
     ],
     out: Annotated[Path, typer.Option(help="folder for maps, findings and pictures")],
     bundle: Annotated[Path | None, typer.Option(help="model bundle; default: the shipped brain-flair")] = None,
