@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from monai.networks.nets import BasicUNet, DiffusionModelUNet
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ RESTORER: dict[str, int | float | str | list[int] | list[bool]] = {
     "res_blocks": 1,
     "norm_groups": 16,
     "head_channels": 32,
+    "evidence": 1,
 }
 BRAIN_NET: dict[str, int | float | str | list[int] | list[bool]] = {
     "stem": 2,
@@ -34,17 +36,22 @@ _TIMESTEPS = 1000.0  # range for which the sinusoidal embedding is made
 
 
 class Restorer(nn.Module):
-    """forward(image[B, C, H, W], severity[B] in 0..1) -> the healthy estimate [B, 1, H, W]; H and W multiples of `multiple`."""
+    """forward(image[B, C, H, W], severity[B] in 0..1) -> the healthy estimate [B, 1, H, W]; H and W multiples of `multiple`.
+
+    With `evidence` 1 a second channel follows: the logit of a pixel being part of an anomaly, which the same network learns
+    from the outlines of the anomalies it restores.
+    """
 
     def __init__(self, config: Mapping[str, object]) -> None:
         super().__init__()
         self.stem = _whole(config, "stem")
         self.multiple = _whole(config, "multiple")
+        self.evidence = _whole(config, "evidence") if "evidence" in config else 0
         area = self.stem**2
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
             in_channels=_whole(config, "in_channels") * area,
-            out_channels=area,
+            out_channels=area * (1 + self.evidence),
             channels=_wholes(config, "channels"),
             attention_levels=[bool(n) for n in _wholes(config, "attention_levels")],
             num_res_blocks=_whole(config, "res_blocks"),
@@ -54,8 +61,9 @@ class Restorer(nn.Module):
 
     def forward(self, image: Tensor, severity: Tensor) -> Tensor:
         packed = nn.functional.pixel_unshuffle(image, self.stem)
-        change = self.unet(packed, severity * _TIMESTEPS)
-        return image[:, :1] + nn.functional.pixel_shuffle(change, self.stem).to(image.dtype)
+        answer = nn.functional.pixel_shuffle(self.unet(packed, severity * _TIMESTEPS), self.stem).to(image.dtype)
+        healthy = image[:, :1] + answer[:, :1]
+        return torch.cat([healthy, answer[:, 1:]], 1) if self.evidence else healthy
 
 
 class BrainNet(nn.Module):

@@ -6,7 +6,7 @@ slices into which anomalies are painted, severity as the timestep. Both fits res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.fit import FitPlan, fit, supports_bf16
+from inference.fit import FitPlan, fit, mean_weights, supports_bf16
 from inference.networks import BRAIN_NET, RESTORER, build_brain_net, build_restorer
 from inference.phantom.banks import UNIT, Bank, BankPlan, make_bank
-from inference.phantom.lesions import AnomalyPainter
+from inference.phantom.lesions import AnomalyPainter, Corruption
 
 log = structlog.get_logger()
+
+_OUTLINE = 0.4  # opacity from which a pixel belongs to an anomaly, about where a reader draws its rim
+_VISIBLE = 0.25  # standardised units, a sixteenth of the brain's median: fainter departures teach no outline
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class TrainingRecipe:
     brain_steps: int
     brain_batch: int
     restore_steps: int
+    evidence_steps: int
+    """Steps of the second phase, which learns to outline anomalies beside restoring them."""
     restore_batch: int
     brain_per_label_map: int
     restore_per_label_map: int
@@ -60,6 +65,7 @@ RECIPES = {
         brain_steps=3000,
         brain_batch=16,
         restore_steps=5600,
+        evidence_steps=14000,
         restore_batch=8,
         brain_per_label_map=350,
         restore_per_label_map=500,
@@ -72,6 +78,7 @@ RECIPES = {
         brain_steps=6,
         brain_batch=2,
         restore_steps=6,
+        evidence_steps=4,
         restore_batch=2,
         brain_per_label_map=4,
         restore_per_label_map=4,
@@ -134,7 +141,10 @@ class BrainLoss:
 
 
 class RestoreLoss:
-    """Mean absolute error of the healthy estimate inside the brain, anomalies weighted, on cropped standardised slices."""
+    """Mean absolute error of the healthy estimate inside the brain, anomalies weighted, on cropped standardised slices.
+
+    A network that also gives evidence is asked for the anomaly's outline as well: cross-entropy plus soft Dice over the brain.
+    """
 
     def __init__(self, bank: Bank, real: Bank | None, recipe: TrainingRecipe) -> None:
         self._bank, self._real = bank, real
@@ -150,9 +160,10 @@ class RestoreLoss:
         severity = 0.05 + 0.95 * torch.rand(self._batch, generator=g)
         with torch.autocast("cpu", enabled=False):
             shown = self._painter(image, (brain > 0.5).float(), white, severity, g)
-        estimate = network(shown.image, severity).float()
+        answer = network(shown.image, severity).float()
         weight = (brain > 0.5) * (1 + 4 * (shown.amount > 0.1)) + 0.02
-        return ((estimate - shown.target).abs() * weight).sum() / weight.sum()
+        restored = ((answer[:, :1] - shown.target).abs() * weight).sum() / weight.sum()
+        return restored if answer.shape[1] == 1 else restored + outline_loss(answer[:, 1:], shown, brain > 0.5)
 
     def _slices(self, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         parts = [_pick(self._bank, self._batch - self._from_real, self._shape, g)]
@@ -170,6 +181,20 @@ class RestoreLoss:
         if how in (4, 5):
             return -functional.max_pool2d(-brain, 2 * (how - 3) + 1, 1, how - 3)
         return brain
+
+
+def outline_loss(evidence: Tensor, shown: Corruption, brain: Tensor) -> Tensor:
+    """Cross-entropy plus half the soft Dice loss of evidence[B, 1, H, W] (logits) against the anomalies' outlines.
+
+    An anomaly too faint to be seen in its slice is left out of the account instead of being called healthy.
+    """
+    inside = (shown.opacity > _OUTLINE).float()
+    seen = (shown.image - shown.target).abs().amax((1, 2, 3), keepdim=True) > _VISIBLE
+    weight = brain * (1 - inside * (~seen).float())
+    cross = functional.binary_cross_entropy_with_logits(evidence, inside, reduction="none")
+    likely, truth = torch.sigmoid(evidence) * weight, inside * weight
+    overlap = (2 * (likely * truth).sum() + 1) / (likely.sum() + truth.sum() + 1)
+    return (cross * weight).sum() / weight.sum() + 0.5 * (1 - overlap)
 
 
 def _tensor(values: NDArray[np.float16] | NDArray[np.uint8]) -> Tensor:
@@ -245,14 +270,28 @@ def train_brain(recipe: TrainingRecipe, label_maps: Sequence[Path], work: Path) 
 
 
 def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Bank | None, work: Path) -> nn.Module:
-    """The restoration network, trained or resumed in `work`."""
-    torch.manual_seed(recipe.seed + 1)
-    network = build_restorer(RESTORER)
+    """The restoration network, trained or resumed in `work`: first to restore alone, then to outline as well."""
     bank = make_bank(work / "bank-restore", restore_plan(recipe, label_maps))
+    torch.manual_seed(recipe.seed + 1)
+    alone = build_restorer({**RESTORER, "evidence": 0})
     plan = FitPlan(recipe.restore_steps, 4e-4, recipe.seed + 1, bf16=supports_bf16())
-    seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "restore.ckpt")
+    seconds = fit(alone, RestoreLoss(bank, real, recipe), plan, work / "restore.ckpt")
     log.info("restoration network done", steps=recipe.restore_steps, seconds=round(seconds))
+    torch.manual_seed(recipe.seed + 3)
+    network = build_restorer(RESTORER)
+    take_over(network, mean_weights(work / "restore.ckpt")[1])
+    plan = FitPlan(recipe.evidence_steps, 4e-4, recipe.seed + 3, averaging=0.999, bf16=supports_bf16())
+    seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "evidence.ckpt")
+    log.info("evidence learned", steps=recipe.evidence_steps, seconds=round(seconds))
     return network
+
+
+def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies the weights of a network with fewer outputs; the further outputs keep what they were initialised with."""
+    own = network.state_dict()
+    for name, value in weights.items():
+        own[name][tuple(slice(0, size) for size in value.shape)] = value
+    network.load_state_dict(own)
 
 
 def part(real: Bank, training: bool) -> Bank:

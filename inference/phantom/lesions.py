@@ -25,6 +25,8 @@ class Corruption:
     image: Tensor
     target: Tensor
     amount: Tensor
+    opacity: Tensor
+    """The amount at full severity: the lesion's outline as a reader would draw it, however faint the lesion is."""
 
 
 class AnomalyPainter:
@@ -49,14 +51,14 @@ class AnomalyPainter:
         centre = _choose(brain, 1, g)[:, 0]
         radius = torch.where(torch.rand(count, generator=g) < 0.75, _between(count, 8, 45, g), _between(count, 3, 10, g))
         base = self._displace(clean, centre, radius / self.spacing_mm, small, g)
-        level = self._mass(centre, radius, g)
+        level = self._mass(centre, radius, g) + self._along_white(white, g)
         if small.any():
             level[small] = self._blobs(brain[small], white[small], g)
         alpha = self._soften(level, small, g) * (kind < 0.86)[:, None, None]
         alpha = alpha[:, None] * brain * self._sparing_fluid(base, g)
         anomaly = self._anomaly(base, brain, level[:, None], small, g)
         amount = severity[:, None, None, None] * alpha
-        return Corruption(base + amount * (anomaly - base), base, amount)
+        return Corruption(base + amount * (anomaly - base), base, amount, alpha)
 
     def _draw(self, scale: str, count: int, g: torch.Generator) -> Tensor:
         bank = self._noise[scale]
@@ -91,6 +93,13 @@ class AnomalyPainter:
         rough = _between(count, 0.05, 0.45, g)[:, None, None] * self._draw("coarse", count, g)
         rough = rough + _between(count, 0.0, 0.2, g)[:, None, None] * self._draw("medium", count, g)
         return 1 - rho / torch.exp(rough).clamp(0.3, 3)
+
+    @staticmethod
+    def _along_white(white: Tensor, g: torch.Generator) -> Tensor:
+        """What white matter adds to the level in half of the slices, as gliomas and oedema spread along it and spare the cortex."""
+        count = white.shape[0]
+        pull = _between(count, 0, 0.9, g) * (torch.rand(count, generator=g) < 0.5)
+        return pull[:, None, None] * (functional.avg_pool2d(white, 5, 1, 2)[:, 0] - 0.6)
 
     def _blobs(self, brain: Tensor, white: Tensor, g: torch.Generator) -> Tensor:
         """The same for up to eight small round lesions of 1 to 6 mm radius."""
