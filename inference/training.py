@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inference.fit import FitPlan, fit, supports_bf16
-from inference.networks import BRAIN_NET, RESTORER, build_brain_net, build_restorer
-from inference.phantom.banks import UNIT, Bank, BankPlan, make_bank
+from inference.networks import BRAIN_NET, RESTORER, BrainNet, Restorer
+from inference.phantom.banks import UNIT, Bank, BankPlan, make_bank, part_of
 from inference.phantom.lesions import AnomalyPainter
 
 log = structlog.get_logger()
@@ -236,7 +236,7 @@ def _plan(
 def train_brain(recipe: TrainingRecipe, label_maps: Sequence[Path], work: Path) -> nn.Module:
     """The brain-mask network, trained or resumed in `work`."""
     torch.manual_seed(recipe.seed)
-    network = build_brain_net(brain_config(recipe))
+    network = BrainNet(brain_config(recipe))
     bank = make_bank(work / "bank-brain", brain_plan(recipe, label_maps))
     plan = FitPlan(recipe.brain_steps, 1e-3, recipe.seed, bf16=supports_bf16())
     seconds = fit(network, BrainLoss(bank, recipe), plan, work / "brain.ckpt")
@@ -247,7 +247,7 @@ def train_brain(recipe: TrainingRecipe, label_maps: Sequence[Path], work: Path) 
 def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Bank | None, work: Path) -> nn.Module:
     """The restoration network, trained or resumed in `work`."""
     torch.manual_seed(recipe.seed + 1)
-    network = build_restorer(RESTORER)
+    network = Restorer(RESTORER)
     bank = make_bank(work / "bank-restore", restore_plan(recipe, label_maps))
     plan = FitPlan(recipe.restore_steps, 4e-4, recipe.seed + 1, bf16=supports_bf16())
     seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "restore.ckpt")
@@ -257,8 +257,7 @@ def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Ban
 
 def part(real: Bank, training: bool) -> Bank:
     """Four of five real slices for training, or the fifth that is kept out of it."""
-    kept = np.flatnonzero((np.arange(len(real.image)) % 5 != 4) == training)
-    return Bank(real.image[kept], real.brain[kept], real.white[kept])
+    return part_of(real, np.flatnonzero((np.arange(len(real.image)) % 5 != 4) == training))
 
 
 def label_map_paths(folder: Path) -> list[Path]:
