@@ -27,7 +27,7 @@ class BrainMask:
     """Callable: images[slice, row, column] -> brain[slice, row, column]; axial, foot to head, front to back, right to left."""
 
     def __init__(self, network: nn.Module, threshold: float = 0.5) -> None:
-        """`network` is what `inference.networks.build_brain_net` builds. Raises ValueError where it names no grid."""
+        """`network` is one of the kind `brain` of `inference.networks`. Raises ValueError where it names no grid."""
         self._network = network
         self._scale = _number(network, "grid_spacing_mm") / _number(network, "spacing_mm")
         self._multiple = int(_number(network, "multiple"))

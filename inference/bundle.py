@@ -10,27 +10,19 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from inference.card import CARD_NAME, BundleError, ModelCard, card_digest, read_card, verify_files
-from inference.networks import BrainNet, Restorer
+from inference.card import BRAIN, CARD_NAME, BundleError, ModelCard, card_digest, read_card, verify_files
+from inference.networks import build
 from inference.postprocess import check_calibration, check_operating_point
 from inference.types import ModelIdentity
-
-RESTORER_FILE = "restorer.safetensors"
-BRAIN_FILE = "brain.safetensors"
-Net = TypeVar("Net", bound=nn.Module)
-
-BRAIN_PREFIX = "brain_"
-"""Keys of the card's `network` that start so belong to the brain network, without the prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +31,13 @@ class Bundle:
 
     card: ModelCard
     identity: ModelIdentity
-    restorer: nn.Module
-    brain: BrainNet
+    networks: Mapping[str, nn.Module]
     device: torch.device
+
+    @property
+    def brain(self) -> nn.Module:
+        """The network that finds the brain."""
+        return self.networks[BRAIN]
 
 
 def load_bundle(folder: Path, *, expected_digest: str | None = None, device: str = "auto") -> Bundle:
@@ -51,8 +47,7 @@ def load_bundle(folder: Path, *, expected_digest: str | None = None, device: str
     return Bundle(
         card=card,
         identity=identity(folder, card),
-        restorer=_ready(_built(Restorer, restorer_config(card), folder), folder, card, RESTORER_FILE, where),
-        brain=_ready(_built(BrainNet, brain_config(card), folder), folder, card, BRAIN_FILE, where),
+        networks={name: _ready(_built(name, folder, card), folder, card, weights_file(name), where) for name in card.networks},
         device=where,
     )
 
@@ -64,6 +59,8 @@ def open_card(folder: Path, *, expected_digest: str | None = None) -> ModelCard:
         raise BundleError(f"{folder}: the model's digest is {digest}, {expected_digest} was asked for")
     card = read_card(folder)
     verify_files(folder, card)
+    if BRAIN not in card.networks:
+        raise BundleError(f"{folder / CARD_NAME}: networks: {BRAIN} is missing")
     for recipe, calibration in card.calibration.items():
         try:
             check_calibration(calibration)
@@ -82,14 +79,9 @@ def identity(folder: Path, card: ModelCard) -> ModelIdentity:
     return ModelIdentity(card.name, card.version, card.manufacturer, card_digest(folder))
 
 
-def restorer_config(card: ModelCard) -> dict[str, object]:
-    """The arguments of the restoration network."""
-    return {key: value for key, value in card.network.items() if not key.startswith(BRAIN_PREFIX)}
-
-
-def brain_config(card: ModelCard) -> dict[str, object]:
-    """The arguments of the brain network."""
-    return {key.removeprefix(BRAIN_PREFIX): value for key, value in card.network.items() if key.startswith(BRAIN_PREFIX)}
+def weights_file(name: str) -> str:
+    """The file with the weights of the network of that name."""
+    return f"{name}.safetensors"
 
 
 def choose_device(name: str) -> torch.device:
@@ -169,14 +161,14 @@ def _swap(draft: Path, folder: Path) -> None:
     shutil.rmtree(former)
 
 
-def _built(make: Callable[[Mapping[str, object]], Net], config: Mapping[str, object], folder: Path) -> Net:
+def _built(name: str, folder: Path, card: ModelCard) -> nn.Module:
     try:
-        return make(config)
+        return build(card.networks[name].kind, card.networks[name].arguments)
     except (ValueError, RuntimeError) as error:
-        raise BundleError(f"{folder / CARD_NAME}: network: {error}") from error
+        raise BundleError(f"{folder / CARD_NAME}: networks.{name}: {error}") from error
 
 
-def _ready(network: Net, folder: Path, card: ModelCard, name: str, device: torch.device) -> Net:
+def _ready(network: nn.Module, folder: Path, card: ModelCard, name: str, device: torch.device) -> nn.Module:
     """The network with the weights of one file, verified from the very bytes that are loaded."""
     if name not in card.files:
         raise BundleError(f"{folder / CARD_NAME}: files: {name} is missing")

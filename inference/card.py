@@ -7,12 +7,15 @@ SHA-256 of every other file, so the digest of the card is the digest of the mode
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 CARD_NAME = "card.json"
+BRAIN = "brain"
+"""The name of the network that every bundle has."""
 
 Range = Annotated[tuple[float, float], Field(description="inclusive lower and upper bound")]
 
@@ -74,10 +77,26 @@ class Source(_Part):
     count: int
 
 
+class NetworkCard(_Part):
+    """One network of a bundle."""
+
+    kind: str
+    """One of `inference.networks.KINDS`."""
+    arguments: dict[str, int | float | str | list[int] | list[bool]]
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of what it is shown must be a multiple of this."""
+        value = self.arguments.get("multiple", 1)
+        if not isinstance(value, int) or value < 1:
+            raise BundleError(f"networks: multiple {value!r} is not a whole number above 0")
+        return value
+
+
 class ModelCard(_Part):
     """The whole card. Unknown keys are an error."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     name: str
     version: str
     manufacturer: str
@@ -86,8 +105,8 @@ class ModelCard(_Part):
     validity: Validity
     recipes: tuple[str, ...]
     """Recipes this bundle's network was trained for; the first is the default."""
-    network: dict[str, int | float | str | list[int] | list[bool]]
-    """Arguments of the network's constructor."""
+    networks: dict[str, NetworkCard]
+    """By the names that recipes use; `brain` finds the brain. The weights of NAME are in the file NAME.safetensors."""
     grid_spacing_mm: Range
     """In-plane and, where resampled, through-plane spacing that the network sees."""
     calibration: dict[str, Calibration]
@@ -103,6 +122,29 @@ class ModelCard(_Part):
     """Headline figures with the command that gave them."""
     files: dict[str, str]
     """Relative file name to SHA-256 (hex)."""
+    distributable: bool = True
+    """False where a source of the weights forbids handing them on; the summary says so too."""
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns that the networks other than the brain's are shown must be a multiple of this."""
+        return math.lcm(*(one.multiple for name, one in self.networks.items() if name != BRAIN))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_schema_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Cards of schema 1 held one flat table for a restorer and, its keys prefixed, the brain network."""
+        if not isinstance(fields, dict) or "network" not in fields:
+            return fields
+        table = fields["network"]
+        prefix = f"{BRAIN}_"
+        restorer = {key: value for key, value in table.items() if not key.startswith(prefix)}
+        brain = {key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)}
+        networks = {
+            "restorer": {"kind": "restorer", "arguments": restorer},
+            BRAIN: {"kind": "brain", "arguments": brain},
+        }
+        return {key: value for key, value in fields.items() if key != "network"} | {"networks": networks, "schema_version": 2}
 
 
 def card_digest(folder: Path) -> str:

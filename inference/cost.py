@@ -22,8 +22,9 @@ from torch.utils.hooks import RemovableHandle
 
 from inference.types import Cost
 
-Shape = tuple[str, tuple[tuple[int, ...], ...]]
-"""The name of a network and, for each tensor it was given, its shape without the batch."""
+Shape = tuple[str, tuple[tuple[tuple[int, ...], torch.dtype], ...], bool]
+"""The name of a network, for each tensor it was given its shape without the batch and its type, and whether the answer was
+derived by the input (as guidance by a classifier does), which costs a pass backwards."""
 
 
 class Meter:
@@ -65,16 +66,20 @@ class Meter:
     def _watch(self, name: str, network: nn.Module) -> RemovableHandle:
         def count(module: nn.Module, given: tuple[Tensor, ...]) -> None:
             del module
-            self._slices[(name, tuple(tuple(tensor.shape[1:]) for tensor in given))] += given[0].shape[0]
+            shapes = tuple((tuple(tensor.shape[1:]), tensor.dtype) for tensor in given)
+            self._slices[(name, shapes, given[0].requires_grad)] += given[0].shape[0]
 
         return network.register_forward_pre_hook(count)
 
     def _operations(self, shape: Shape) -> int:
         if shape not in self._known:
-            name, inputs = shape
-            given = [torch.zeros((1, *rest), device=self._device) for rest in inputs]
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self._networks[name](*given)
+            name, inputs, derived = shape
+            given = [torch.zeros((1, *rest), dtype=dtype, device=self._device) for rest, dtype in inputs]
+            given[0].requires_grad_(derived)
+            with torch.set_grad_enabled(derived), FlopCounterMode(display=False) as counter:
+                answer = self._networks[name](*given)
+                if derived:
+                    torch.autograd.grad(answer.sum(), given[0])
             self._known[shape] = int(counter.get_total_flops())
         return self._known[shape]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,8 +45,21 @@ class Study:
     """On the volume's grid; None where nothing is marked."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under which terms a source may be used."""
+
+    licence: str
+    distributable: bool = True
+    """Whether weights that saw it may be handed on."""
+
+
+OWN = Terms("the owner's")
+"""A site's own studies: what is made of them is the site's."""
+
+
 class Reader(Protocol):
-    """A source of studies."""
+    """A source of studies. One with an attribute `terms` says under which it stands; else they are the owner's."""
 
     @property
     def name(self) -> str:
@@ -56,6 +69,34 @@ class Reader(Protocol):
     def studies(self) -> Iterator[Study]:
         """The studies in a fixed order, read one at a time."""
         ...
+
+
+def terms_of(reader: Reader) -> Terms:
+    """The terms of a source."""
+    terms = getattr(reader, "terms", OWN)
+    return terms if isinstance(terms, Terms) else OWN
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The studies of another reader whose patients pass a test."""
+
+    reader: Reader
+    keep: Callable[[str], bool]
+
+    @property
+    def name(self) -> str:
+        """The other reader's name."""
+        return self.reader.name
+
+    @property
+    def terms(self) -> Terms:
+        """The other reader's terms."""
+        return terms_of(self.reader)
+
+    def studies(self) -> Iterator[Study]:
+        """The chosen studies, in the other reader's order."""
+        return (study for study in self.reader.studies() if self.keep(study.patient))
 
 
 def fraction_of(patient: str) -> float:
@@ -143,6 +184,7 @@ class Lgg:
 
     folder: Path
     name: str = "lgg_flair"
+    terms: Terms = Terms("CC BY-NC-SA 4.0 or CC BY 4.0, depending on the mirror: evaluation only", distributable=False)
 
     def studies(self) -> Iterator[Study]:
         """One study per patient, at the nominal spacing."""

@@ -22,6 +22,20 @@ LossOfStep = Callable[[nn.Module, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training is."""
+
+    step: int
+    steps: int
+    loss: float
+    """Running mean."""
+    seconds_left: float
+
+
+Told = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
 class FitPlan:
     """How long and how fast to train."""
 
@@ -46,8 +60,10 @@ class _State(TypedDict):
     optimiser: dict[str, object]
 
 
-def supports_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; without it, bfloat16 is several times slower than float32."""
+def supports_bf16(device: torch.device | None = None) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; without it, bfloat16 is several times slower than float32."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
 
 
@@ -57,7 +73,7 @@ def rate_at(plan: FitPlan, step: int) -> float:
     return plan.learning_rate * min(1.0, (step + 1) / plan.warm_up, (plan.steps - step) / fall)
 
 
-def fit(network: nn.Module, loss_of_step: LossOfStep, plan: FitPlan, checkpoint: Path) -> float:
+def fit(network: nn.Module, loss_of_step: LossOfStep, plan: FitPlan, checkpoint: Path, told: Told | None = None) -> float:
     """Train until `plan.steps`, from `checkpoint` where there is one; leaves the mean weights in `network`.
 
     Returns the seconds spent in training over all sittings. Killed and started again, it ends with the same weights.
@@ -66,23 +82,27 @@ def fit(network: nn.Module, loss_of_step: LossOfStep, plan: FitPlan, checkpoint:
     mean = {name: value.detach().clone() for name, value in network.state_dict().items()}
     step, spent = _resume(network, optimiser, mean, checkpoint)
     started = saved = time.monotonic()
-    recent = 0.0
+    recent, first = 0.0, step
+    device = next(network.parameters()).device.type
     network.train()
     while step < plan.steps:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(plan, step)
         optimiser.zero_grad(set_to_none=True)
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=plan.bf16):
             loss = loss_of_step(network, generator)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         _average(mean, network, min(plan.averaging, (step + 1) / (step + 10)))
         step += 1
-        recent = loss.item() if step == 1 else 0.98 * recent + 0.02 * loss.item()
+        recent = loss.item() if recent == 0.0 else 0.98 * recent + 0.02 * loss.item()
         if step % 100 == 0:
             log.info("trained", step=step, of=plan.steps, loss=round(recent, 4), s=round(time.monotonic() - started))
+        if told is not None and step % 10 == 0:
+            left = (plan.steps - step) * (time.monotonic() - started) / (step - first)
+            told(Progress(step, plan.steps, recent, left))
         if time.monotonic() - saved > plan.checkpoint_every_s:
             _save(checkpoint, network, optimiser, mean, step, spent + time.monotonic() - started)
             saved = time.monotonic()
@@ -95,7 +115,7 @@ def fit(network: nn.Module, loss_of_step: LossOfStep, plan: FitPlan, checkpoint:
 
 def mean_weights(checkpoint: Path) -> tuple[int, dict[str, Tensor]]:
     """Steps done and the running mean of the weights, from a checkpoint that a run (still going or not) has written."""
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     return int(state["step"]), state["mean"]
 
 
@@ -111,10 +131,11 @@ def _average(mean: dict[str, Tensor], network: nn.Module, decay: float) -> None:
 def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, mean: dict[str, Tensor], checkpoint: Path) -> tuple[int, float]:
     if not checkpoint.exists():
         return 0, 0.0
-    state: _State = torch.load(checkpoint, weights_only=True)
+    state: _State = torch.load(checkpoint, weights_only=True, map_location="cpu")
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
-    mean.update(state["mean"])
+    for name, value in state["mean"].items():
+        mean[name].copy_(value)
     log.info("resumed", step=state["step"], checkpoint=str(checkpoint))
     return state["step"], state["seconds"]
 

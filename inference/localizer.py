@@ -72,9 +72,9 @@ class RawMaps:
 
     raw: FloatArray
     brain: BoolArray
-    healthy: FloatArray
+    healthy: FloatArray | None
     """In the units of the input: the input less its departure from the network's estimate, so that the
-    source's own sharpness stays; the input itself outside the brain."""
+    source's own sharpness stays; the input itself outside the brain. None where the recipe makes none."""
     uncertainty: FloatArray | None
     cost: Cost
 
@@ -112,7 +112,7 @@ class RecipeLocalizer:
             raw=raw,
             brain=volume.with_array(maps.brain.astype(np.uint8)),
             labels=volume.with_array(assessment.labels),
-            pseudo_healthy=volume.with_array(maps.healthy),
+            pseudo_healthy=None if maps.healthy is None else volume.with_array(maps.healthy),
             uncertainty=uncertainty,
             findings=assessment.findings,
             findings_left_out=assessment.findings_left_out,
@@ -124,22 +124,19 @@ class RecipeLocalizer:
         """The uncalibrated maps: what a calibration is made of. Raises `types.Refusal`."""
         recipe = self.recipe if recipe is None else recipe
         bundle = self.bundle
-        networks = {"restorer": bundle.restorer, "brain": bundle.brain}
-        setting = Setting(bundle.device, context.seed, context.batch, _multiple(bundle.card))
+        setting = Setting(bundle.device, context.seed, context.batch, bundle.card.multiple)
         check_volume(volume, bundle.card.validity)
-        with _threads(context.threads), Meter(networks, bundle.device, self._operations) as meter:
+        with _threads(context.threads), Meter(bundle.networks, bundle.device, self._operations) as meter:
             prepared = prepare(volume, bundle.card, BrainMask(bundle.brain))
             check_brain(prepared.brain)
-            maps = restore(prepared.images, prepared.brain, recipe, bundle.restorer, setting)
+            maps = restore(prepared.images, prepared.brain, recipe, bundle.networks, setting)
             way_back = WayBack.of(prepared)
             check_brain(way_back.brain)
-            departure = way_back.bring(prepared.images - maps.healthy) * (prepared.median / UNIT)
-            source = np.asarray(volume.array, dtype=np.float32)
             raw = way_back.bring(maps.raw)
+            healthy = None if maps.healthy is None else _healthy(volume, way_back, prepared.images - maps.healthy)
             uncertainty = None if maps.uncertainty is None else way_back.bring(maps.uncertainty)
         if not np.all(np.isfinite(raw)):
             raise ArithmeticError("the network answered with numbers that are not finite")
-        healthy = np.maximum(source - departure, source.min())
         return RawMaps(raw, way_back.brain, healthy, uncertainty, meter.cost())
 
 
@@ -221,11 +218,11 @@ def _stated(card: OperatingPointCard) -> OperatingPoint:
     return OperatingPoint(min(card.threshold.values()), card.minimum_volume_mm3, rule)
 
 
-def _multiple(card: ModelCard) -> int:
-    multiple = card.network.get("multiple", 1)
-    if not isinstance(multiple, int) or multiple < 1:
-        raise BundleError(f"network.multiple: {multiple!r} is not a whole number above 0")
-    return multiple
+def _healthy(volume: Volume, way_back: WayBack, departure: FloatArray) -> FloatArray:
+    """The input less departure[slice, row, column], which is in standardised units on the network's grid."""
+    source = np.asarray(volume.array, dtype=np.float32)
+    there = way_back.bring(departure) * (way_back.prepared.median / UNIT)
+    return np.asarray(np.maximum(source - there, source.min()), dtype=np.float32)
 
 
 def _remark_left_out(assessment: Assessment) -> tuple[str, ...]:

@@ -20,17 +20,19 @@ import structlog
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inference.bundle import BRAIN_FILE, BRAIN_PREFIX, RESTORER_FILE, open_card, write_bundle
+from inference.bundle import open_card, weights_file, write_bundle
 from inference.calibrate import (
+    RULE_WITHOUT,
     development_heads,
     head_volume,
     healthy_heads,
     operating_point,
+    provisional,
     raw_head,
     real_reference,
     reference_table,
 )
-from inference.card import Calibration, ModelCard, OperatingPointCard, Source, Validity
+from inference.card import BRAIN, Calibration, ModelCard, NetworkCard, OperatingPointCard, Source, Validity
 from inference.data import Lgg, Study, soop_bank
 from inference.evaluate import chosen
 from inference.fit import mean_weights
@@ -44,8 +46,8 @@ from inference.training import RECIPES, TrainingRecipe, analytic_seeds, brain_co
 
 log = structlog.get_logger()
 
-VERSION = "0.1.0"
-LOCALIZERS = ("cold_restore", "intensity")
+VERSION = "0.2.0"
+LOCALIZERS = ("cold_outline", "cold_restore", "intensity")
 VALIDITY = Validity(
     modality="MR",
     body_part="BRAIN",
@@ -72,10 +74,9 @@ RULE = (
     "show at most 2 findings each, then towards 2 findings farther than 5 mm from a marked lesion in each patient while Dice "
     "stays within 3 % of its best; dark: at most 1 false finding a head of either kind"
 )
-RULE_WITHOUT = "at most 2 bright findings in each lesion-free head, and at most 1 dark one; no patient had a say"
 SUMMARY = (
     "Restores a FLAIR slice to a healthy estimate in one pass of a small diffusion U-Net (cold diffusion, severity as "
-    "timestep), trained on synthetic heads and anomalies; the residual is the score."
+    "timestep) and outlines what it restored, trained on synthetic heads and anomalies; residual and outline make the score."
 )
 NOT_MEASURED = "not measured: nobody has yet tried this bundle on marked lesions"
 
@@ -114,8 +115,10 @@ class Made:
 def weights(work: Path) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, int]]:
     """The running means of both networks and the steps they have done."""
     brain_steps, brain = mean_weights(work / "brain.ckpt")
-    steps, restorer = mean_weights(work / "restore.ckpt")
-    return {RESTORER_FILE: restorer, BRAIN_FILE: brain}, {"brain": brain_steps, "restore": steps}
+    alone, _ = mean_weights(work / "restore.ckpt")
+    steps, restorer = mean_weights(work / "evidence.ckpt")
+    done = {"brain": brain_steps, "restore": alone, "evidence": steps}
+    return {weights_file("restorer"): restorer, weights_file(BRAIN): brain}, done
 
 
 def public_sources(maps: Sequence[Path], soop: Path | None, recipe: TrainingRecipe) -> tuple[Source, ...]:
@@ -175,7 +178,7 @@ def _digest(paths: Sequence[Path]) -> str:
 
 def outline(recipe: TrainingRecipe) -> ModelCard:
     """The card of a bundle of this recipe before anything is trained, calibrated or measured."""
-    made = provisional()
+    table, point = provisional()
     return ModelCard(
         name=recipe.name,
         version=VERSION,
@@ -183,11 +186,14 @@ def outline(recipe: TrainingRecipe) -> ModelCard:
         summary=SUMMARY,
         intended_use=INTENDED_USE,
         validity=VALIDITY,
-        recipes=tuple(made),
-        network={**RESTORER, **{BRAIN_PREFIX + key: value for key, value in brain_config(recipe).items()}},
+        recipes=LOCALIZERS,
+        networks={
+            "restorer": NetworkCard(kind="restorer", arguments=RESTORER),
+            BRAIN: NetworkCard(kind="brain", arguments=brain_config(recipe)),
+        },
         grid_spacing_mm=(recipe.restore_spacing_mm, 1.0),
-        calibration={name: part.calibration for name, part in made.items()},
-        operating_point={name: part.point for name, part in made.items()},
+        calibration=dict.fromkeys(LOCALIZERS, table),
+        operating_point=dict.fromkeys(LOCALIZERS, point),
         blind_spots=(),
         sources=(),
         training={"recipe": recipe.name, "seed": recipe.seed},
@@ -200,8 +206,8 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
     """Calibrates what `work` holds and writes the bundle to `out`; returns its card."""
     recipe = ingredients.recipe
     tensors, steps = weights(work)
-    unfinished = steps["restore"] < recipe.restore_steps
-    note = f" Early checkpoint: {steps['restore']} of {recipe.restore_steps} steps." if unfinished else ""
+    unfinished = steps["evidence"] < recipe.evidence_steps
+    note = f" Early checkpoint: {steps['evidence']} of {recipe.evidence_steps} steps." if unfinished else ""
     base = outline(recipe)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft"
@@ -224,34 +230,20 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
                 "device": "CPU",
                 "brain_steps": steps["brain"],
                 "restore_steps": steps["restore"],
+                "evidence_steps": steps["evidence"],
             },
             "measured": dict(ingredients.measured),
         }
     )
     written = write_bundle(out, card, tensors, {"MODEL_CARD.md": model_card_text(card)})
-    log.info("bundle written", folder=str(out), steps=steps["restore"])
+    log.info("bundle written", folder=str(out), steps=steps["evidence"])
     return written
-
-
-def provisional() -> dict[str, Made]:
-    """Tables good enough to open a draft with, so that its raw maps can be had: score is the raw value, up to 6."""
-    ramp = tuple(0.25 * n for n in range(25))
-    table = Calibration(
-        reference="none: provisional",
-        voxels=10**7,
-        raw={"brighter": ramp, "darker": ramp},
-        exceedance=tuple(10.0**-value for value in ramp),
-    )
-    point = OperatingPointCard(
-        threshold={"brighter": 2.0, "darker": 4.0}, minimum_volume_mm3=40.0, maximum_findings=50, rule="provisional"
-    )
-    return {name: Made(table, point) for name in LOCALIZERS}
 
 
 def annotate(folder: Path, measured: Mapping[str, float | int | str], blind_spots: Sequence[str]) -> ModelCard:
     """The same bundle with figures, blind spots and MODEL_CARD.md replaced; weights, calibration and thresholds stay."""
     card = open_card(folder)
-    tensors = {name: load_file(folder / name) for name in (RESTORER_FILE, BRAIN_FILE)}
+    tensors = {weights_file(name): load_file(folder / weights_file(name)) for name in card.networks}
     noted = card.model_copy(update={"measured": dict(measured), "blind_spots": tuple(blind_spots)})
     return write_bundle(folder, noted, tensors, {"MODEL_CARD.md": model_card_text(noted)})
 

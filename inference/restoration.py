@@ -7,7 +7,6 @@ convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from inference.corruptors import SliceRandom
-from inference.denoisers import Network, bind
 from inference.recipes.recipe import Recipe
+from inference.slices import Networks, SliceRandom, Slices
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-
-Conditions = Callable[[FloatArray, tuple[int, ...]], FloatArray | None]
-"""(images[slice, row, column], slice numbers) -> what is seen beside each, [slice, channel, row, column]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +28,8 @@ class Maps:
 
     raw: FloatArray
     """Signed residual, positive where brighter than healthy; 0 on slices without brain."""
-    healthy: FloatArray
-    """The healthy estimate; the image itself on slices without brain."""
+    healthy: FloatArray | None
+    """The healthy estimate, the image itself on slices without brain; None where the recipe makes none."""
     uncertainty: FloatArray | None
 
 
@@ -48,62 +43,49 @@ class Setting:
     multiple: int = 1
 
 
-def restore(
-    images: FloatArray,
-    brain: BoolArray,
-    recipe: Recipe,
-    network: Network,
-    setting: Setting,
-    conditions: Conditions | None = None,
-) -> Maps:
+def restore(images: FloatArray, brain: BoolArray, recipe: Recipe, networks: Networks, setting: Setting) -> Maps:
     """The recipe's maps of images[slice, row, column], where brain[slice, row, column] shows any brain."""
     numbers = np.flatnonzero(brain.any(axis=(1, 2)))
-    raw, healthy = np.zeros_like(images), images.copy()
-    uncertainty: FloatArray | None = None
+    raw, healthy, uncertainty = np.zeros_like(images), images.copy(), np.zeros_like(images)
+    estimated, spread = True, False
     for start in range(0, len(numbers), setting.batch):
-        batch = tuple(int(number) for number in numbers[start : start + setting.batch])
-        beside = None if conditions is None else conditions(images, batch)
-        maps = _restore_batch(images[list(batch)], batch, beside, recipe, network, setting)
-        raw[list(batch)], healthy[list(batch)] = maps.raw, maps.healthy
+        batch = [int(number) for number in numbers[start : start + setting.batch]]
+        maps = _restore_batch(images[batch], brain[batch], tuple(batch), recipe, networks, setting)
+        raw[batch] = maps.raw
+        if maps.healthy is None:
+            estimated = False
+        else:
+            healthy[batch] = maps.healthy
         if maps.uncertainty is not None:
-            uncertainty = np.zeros_like(images) if uncertainty is None else uncertainty
-            uncertainty[list(batch)] = maps.uncertainty
-    return Maps(raw, healthy, uncertainty)
+            uncertainty[batch], spread = maps.uncertainty, True
+    return Maps(raw, healthy if estimated else None, uncertainty if spread else None)
 
 
 def _restore_batch(
-    images: FloatArray,
-    numbers: tuple[int, ...],
-    beside: FloatArray | None,
-    recipe: Recipe,
-    network: Network,
-    setting: Setting,
+    images: FloatArray, brain: BoolArray, numbers: tuple[int, ...], recipe: Recipe, networks: Networks, setting: Setting
 ) -> Maps:
     height, width = images.shape[-2:]
-    x = _padded(images[:, None], setting)
-    condition = None if beside is None else _padded(beside, setting)
-    with (
-        torch.inference_mode(),
-        torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False),
-    ):
-        estimator = bind(recipe.denoiser, network, condition)
-        stream = recipe.sampler.stream(x, recipe.corruptor, estimator, SliceRandom(setting.seed, numbers))
-        scored = recipe.scorer.score(x, stream)
-
-    def back(tensor: Tensor) -> FloatArray:
-        array: FloatArray = tensor[:, 0, :height, :width].float().cpu().numpy()
-        return array
-
-    return Maps(
-        raw=back(scored.raw),
-        healthy=back(scored.healthy),
-        uncertainty=None if scored.uncertainty is None else back(scored.uncertainty),
+    slices = Slices(
+        image=_padded(images, setting),
+        brain=_padded(brain.astype(np.float32), setting),
+        networks=networks,
+        random=SliceRandom(setting.seed, numbers),
+        most=setting.batch,
     )
+    with torch.no_grad(), torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+        scored = recipe.scorer.score(slices, recipe.sampler.stream(slices, recipe.corruptor, recipe.denoiser))
+
+    def back(tensor: Tensor | None) -> FloatArray | None:
+        return None if tensor is None else tensor[:, 0, :height, :width].float().cpu().numpy()
+
+    raw = back(scored.raw)
+    assert raw is not None
+    return Maps(raw, back(scored.healthy), back(scored.uncertainty))
 
 
 def _padded(images: FloatArray, setting: Setting) -> Tensor:
-    """images[slice, channel, row, column] on the device, grown to the multiple by repeating the rim."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(setting.device)
+    """images[slice, row, column] as [slice, 1, row, column] on the device, grown to the multiple by repeating the rim."""
+    x = torch.from_numpy(np.ascontiguousarray(images[:, None])).to(setting.device)
     rows, columns = -x.shape[-2] % setting.multiple, -x.shape[-1] % setting.multiple
     if rows or columns:
         x = functional.pad(x, (0, columns, 0, rows), mode="replicate")

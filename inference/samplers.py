@@ -15,20 +15,34 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from inference.corruptors import LINEAR, Corruptor, Schedule, SliceRandom
-from inference.denoisers import Estimator
+from inference.denoisers import Denoiser
+from inference.noise import Noise, White
+from inference.schedules import LINEAR, Schedule
+from inference.slices import Slices
+
+if TYPE_CHECKING:
+    from inference.corruptors import Corruptor
 
 Pairs = tuple[tuple[float, float], ...]
 
-Estimate = tuple[float, Tensor]
-"""The level it was made at, and x0_hat[batch, 1, row, column]."""
 
-Blend = Callable[[Tensor, Tensor, float], Tensor]
-"""(x0_hat, x, level) -> x0_hat: what of the input is let back into the estimate before the next step."""
+class Estimate(NamedTuple):
+    """What came of the slices at one level."""
+
+    level: float
+    value: Tensor
+    """x0_hat as the denoiser answered it, before any blending [batch, 1, row, column]; or a mask, or features."""
+    reference: Tensor | None = None
+    """What `value` is to be compared with where that is not the image itself, such as what a codec makes of it."""
+
+
+Blend = Callable[[Tensor, Slices, float], Tensor]
+"""(x0_hat, slices, level) -> x0_hat: what of the input is let back into the estimate before the next step."""
 
 
 class Sampler(Protocol):
@@ -36,25 +50,25 @@ class Sampler(Protocol):
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Every level at which the network is asked, in order, once per evaluation."""
+        """Every level at which the denoiser is asked, in order, once per time that it is."""
         ...
 
-    def stream(self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom) -> Iterator[Estimate]:
-        """The estimates of x[batch, 1, row, column], one at a time so that none need be kept."""
+    def stream(self, slices: Slices, corruptor: Corruptor, denoiser: Denoiser) -> Iterator[Estimate]:
+        """The estimates of the slices, one at a time so that none need be kept."""
         ...
 
 
 class Step(Protocol):
     """Moves an image from level t to level s, given the estimate of the clean image at t."""
 
-    def move(self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, random: SliceRandom) -> Tensor:
+    def move(self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, slices: Slices) -> Tensor:
         """x_s, same shape as x_t."""
         ...
 
 
-def keep_estimate(x0_hat: Tensor, x: Tensor, level: float) -> Tensor:
+def keep_estimate(x0_hat: Tensor, slices: Slices, level: float) -> Tensor:
     """The blend that lets nothing of the input back in."""
-    del x, level
+    del slices, level
     return x0_hat
 
 
@@ -65,9 +79,17 @@ def pairs_through(levels: Sequence[float]) -> Pairs:
     return tuple(pairwise(levels))
 
 
+def even_pairs(first: float, last: float, steps: int) -> Pairs:
+    """The pairs of a chain of `steps` equal steps from one level to another."""
+    return pairs_through([first + (last - first) * n / steps for n in range(steps)] + [last])
+
+
 @dataclass(frozen=True, slots=True)
 class OneShot:
-    """Asks once per level and draw, each independent of the others: no step leads from one to the next."""
+    """Asks once per level and draw, each independent of the others: no step leads from one to the next.
+
+    As many of them as fit go to the network in one call.
+    """
 
     at: tuple[float, ...]
     draws: int = 1
@@ -77,12 +99,19 @@ class OneShot:
         """The levels of all draws."""
         return self.at * self.draws
 
-    def stream(self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom) -> Iterator[Estimate]:
+    def stream(self, slices: Slices, corruptor: Corruptor, denoiser: Denoiser) -> Iterator[Estimate]:
         """One estimate per level and draw, draws outermost."""
-        for draw in range(self.draws):
-            for place, level in enumerate(self.at):
-                corrupted = corruptor.corrupt(x, level, random.of_draw(draw).after(place))
-                yield level, estimator(corrupted, level)
+        count = slices.image.shape[0]
+        asked = [(draw, place, level) for draw in range(self.draws) for place, level in enumerate(self.at)]
+        together = max(1, slices.most // count)
+        for start in range(0, len(asked), together):
+            part = asked[start : start + together]
+            corrupted = [corruptor.corrupt(slices.image, level, slices.of_draw(draw).after(place)) for draw, place, level in part]
+            levels = torch.tensor([level for _, _, level in part]).repeat_interleave(count).to(slices.image)
+            whole = slices.of_draws(tuple(draw for draw, _, _ in part))
+            answers = denoiser.estimate(torch.cat(corrupted), part[0][2] if len(part) == 1 else levels, whole)
+            for (_, _, level), answer in zip(part, answers.split(count), strict=True):
+                yield Estimate(level, answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +131,38 @@ class Chain:
         """The level that each step leaves."""
         return tuple(t for t, _ in self.pairs)
 
-    def stream(self, x: Tensor, corruptor: Corruptor, estimator: Estimator, random: SliceRandom) -> Iterator[Estimate]:
+    def stream(self, slices: Slices, corruptor: Corruptor, denoiser: Denoiser) -> Iterator[Estimate]:
         """One estimate per pair; the last is the end of the chain."""
-        x_t = corruptor.corrupt(x, self.pairs[0][0], random)
+        x_t = corruptor.corrupt(slices.image, self.pairs[0][0], slices)
         for place, (t, s) in enumerate(self.pairs):
-            x0_hat = self.blend(estimator(x_t, t), x, t)
-            yield t, x0_hat
-            x_t = self.step.move(x_t, x0_hat, t, s, random.after(1 + place))
+            x0_hat = denoiser.estimate(x_t, t, slices)
+            yield Estimate(t, x0_hat)
+            x_t = self.step.move(x_t, self.blend(x0_hat, slices, t), t, s, slices.after(1 + place))
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Runs another sampler several times with noise of its own and yields only how each run ended."""
+
+    of: Sampler
+    draws: int
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels of all runs."""
+        return self.of.levels * self.draws
+
+    def stream(self, slices: Slices, corruptor: Corruptor, denoiser: Denoiser) -> Iterator[Estimate]:
+        """One estimate per draw; as many draws as fit run side by side."""
+        count = slices.image.shape[0]
+        together = max(1, slices.most // count)
+        for start in range(0, self.draws, together):
+            draws = tuple(range(start, min(start + together, self.draws)))
+            for last in self.of.stream(slices.of_draws(draws), corruptor, denoiser):
+                end = last
+            references = (None,) * len(draws) if end.reference is None else end.reference.split(count)
+            for answer, reference in zip(end.value.split(count), references, strict=True):
+                yield Estimate(end.level, answer, reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +175,9 @@ class Ddim:
 
     schedule: Schedule = LINEAR
     eta: float = 0.0
+    noise: Noise = White()
 
-    def move(self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, random: SliceRandom) -> Tensor:
+    def move(self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, slices: Slices) -> Tensor:
         """x_s with the alpha and sigma of level s. ValueError where t has no noise or a rising step draws."""
         alpha_t, sigma_t = self.schedule.alpha(t), self.schedule.sigma(t)
         alpha_s, sigma_s = self.schedule.alpha(s), self.schedule.sigma(s)
@@ -135,12 +190,12 @@ class Ddim:
         moved = alpha_s * x0_hat + math.sqrt(max(0.0, sigma_s**2 - fresh**2)) * noise_hat
         if fresh == 0.0:
             return moved
-        return moved + fresh * random.normal(x_t.shape[-2], x_t.shape[-1]).to(x_t)
+        return moved + fresh * self.noise.draw(slices.random, x_t)
 
 
-def ddpm(schedule: Schedule) -> Ddim:
+def ddpm(schedule: Schedule = LINEAR, noise: Noise = White()) -> Ddim:  # noqa: B008  # a frozen value
     """The ancestral step of Ho et al. 2020 (eq. 6, 7), generalised to any stride: DDIM with eta = 1."""
-    return Ddim(schedule=schedule, eta=1.0)
+    return Ddim(schedule=schedule, eta=1.0, noise=noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +205,9 @@ class Cold:
     With severity as time the departure is d = (x_t - x0_hat) / t, hence x_s = x0_hat + (s / t)(x_t - x0_hat).
     """
 
-    def move(self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, random: SliceRandom) -> Tensor:
+    def move(self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, slices: Slices) -> Tensor:
         """x_s with the share s / t of the departure left. ValueError at t = 0, where none is defined."""
-        del random
+        del slices
         if t <= 0.0:
             raise ValueError("no cold step leads away from severity 0")
         return x0_hat + (s / t) * (x_t - x0_hat)

@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inference.fit import FitPlan, fit, mean_weights, supports_bf16
-from inference.networks import BRAIN_NET, RESTORER, build_brain_net, build_restorer
-from inference.phantom.banks import UNIT, Bank, BankPlan, make_bank
-from inference.phantom.lesions import AnomalyPainter, Corruption
+from inference.networks import BRAIN_NET, RESTORER, BrainNet, Restorer
+from inference.objectives import outline_loss
+from inference.phantom.banks import UNIT, Bank, BankPlan, make_bank, part_of
+from inference.phantom.lesions import AnomalyPainter
 
 log = structlog.get_logger()
-
-_OUTLINE = 0.4  # opacity from which a pixel belongs to an anomaly, about where a reader draws its rim
-_VISIBLE = 0.25  # standardised units, a sixteenth of the brain's median: fainter departures teach no outline
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +181,6 @@ class RestoreLoss:
         return brain
 
 
-def outline_loss(evidence: Tensor, shown: Corruption, brain: Tensor) -> Tensor:
-    """Cross-entropy plus half the soft Dice loss of evidence[B, 1, H, W] (logits) against the anomalies' outlines.
-
-    An anomaly too faint to be seen in its slice is left out of the account instead of being called healthy.
-    """
-    inside = (shown.opacity > _OUTLINE).float()
-    seen = (shown.image - shown.target).abs().amax((1, 2, 3), keepdim=True) > _VISIBLE
-    weight = brain * (1 - inside * (~seen).float())
-    cross = functional.binary_cross_entropy_with_logits(evidence, inside, reduction="none")
-    likely, truth = torch.sigmoid(evidence) * weight, inside * weight
-    overlap = (2 * (likely * truth).sum() + 1) / (likely.sum() + truth.sum() + 1)
-    return (cross * weight).sum() / weight.sum() + 0.5 * (1 - overlap)
-
-
 def _tensor(values: NDArray[np.float16] | NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))[:, None]
 
@@ -261,7 +245,7 @@ def _plan(
 def train_brain(recipe: TrainingRecipe, label_maps: Sequence[Path], work: Path) -> nn.Module:
     """The brain-mask network, trained or resumed in `work`."""
     torch.manual_seed(recipe.seed)
-    network = build_brain_net(brain_config(recipe))
+    network = BrainNet(brain_config(recipe))
     bank = make_bank(work / "bank-brain", brain_plan(recipe, label_maps))
     plan = FitPlan(recipe.brain_steps, 1e-3, recipe.seed, bf16=supports_bf16())
     seconds = fit(network, BrainLoss(bank, recipe), plan, work / "brain.ckpt")
@@ -273,12 +257,12 @@ def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Ban
     """The restoration network, trained or resumed in `work`: first to restore alone, then to outline as well."""
     bank = make_bank(work / "bank-restore", restore_plan(recipe, label_maps))
     torch.manual_seed(recipe.seed + 1)
-    alone = build_restorer({**RESTORER, "evidence": 0})
+    alone = Restorer({**RESTORER, "evidence": 0})
     plan = FitPlan(recipe.restore_steps, 4e-4, recipe.seed + 1, bf16=supports_bf16())
     seconds = fit(alone, RestoreLoss(bank, real, recipe), plan, work / "restore.ckpt")
     log.info("restoration network done", steps=recipe.restore_steps, seconds=round(seconds))
     torch.manual_seed(recipe.seed + 3)
-    network = build_restorer(RESTORER)
+    network = Restorer(RESTORER)
     take_over(network, mean_weights(work / "restore.ckpt")[1])
     plan = FitPlan(recipe.evidence_steps, 4e-4, recipe.seed + 3, averaging=0.999, bf16=supports_bf16())
     seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "evidence.ckpt")
@@ -296,8 +280,7 @@ def take_over(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def part(real: Bank, training: bool) -> Bank:
     """Four of five real slices for training, or the fifth that is kept out of it."""
-    kept = np.flatnonzero((np.arange(len(real.image)) % 5 != 4) == training)
-    return Bank(real.image[kept], real.brain[kept], real.white[kept])
+    return part_of(real, np.flatnonzero((np.arange(len(real.image)) % 5 != 4) == training))
 
 
 def label_map_paths(folder: Path) -> list[Path]:

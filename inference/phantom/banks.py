@@ -44,11 +44,13 @@ class BankPlan:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Slices on disk: float16 image[n, row, column] and uint8 fractions (0..255) of brain, white matter and fluid."""
+    """Slices on disk: float16 image[n, row, column] and uint8 fractions (0..255) of brain, white matter and marked lesion."""
 
     image: NDArray[np.float16]
     brain: NDArray[np.uint8]
     white: NDArray[np.uint8]
+    lesion: NDArray[np.uint8] | None = None
+    """None where no slice shows a marked lesion."""
 
 
 def make_bank(folder: Path, plan: BankPlan, processes: int = 2) -> Bank:
@@ -70,7 +72,17 @@ def join_banks(banks: Sequence[Bank]) -> Bank | None:
     """One bank of several, in memory; None of none."""
     if not banks:
         return None
-    return Bank(*(np.concatenate([getattr(bank, name) for bank in banks]) for name in ("image", "brain", "white")))
+    image, brain, white = (np.concatenate([getattr(bank, name) for bank in banks]) for name in ("image", "brain", "white"))
+    if all(bank.lesion is None for bank in banks):
+        return Bank(image, brain, white)
+    marked = [np.zeros_like(bank.brain) if bank.lesion is None else bank.lesion for bank in banks]
+    return Bank(image, brain, white, np.concatenate(marked))
+
+
+def part_of(bank: Bank, kept: NDArray[np.intp]) -> Bank:
+    """The slices of these numbers, in memory."""
+    lesion = None if bank.lesion is None else bank.lesion[kept]
+    return Bank(bank.image[kept], bank.brain[kept], bank.white[kept], lesion)
 
 
 def _fill(folder: Path, plan: BankPlan, processes: int) -> None:

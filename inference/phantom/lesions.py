@@ -28,6 +28,10 @@ class Corruption:
     opacity: Tensor
     """The amount at full severity: the lesion's outline as a reader would draw it, however faint the lesion is."""
 
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors in the order of the fields."""
+        return self.image, self.target, self.amount, self.opacity
+
 
 class AnomalyPainter:
     """Paints anomalies into batches of slices; a bank of smooth noise is drawn once from `seed`."""
@@ -96,7 +100,7 @@ class AnomalyPainter:
 
     @staticmethod
     def _along_white(white: Tensor, g: torch.Generator) -> Tensor:
-        """What white matter adds to the level in half of the slices, as gliomas and oedema spread along it and spare the cortex."""
+        """What white matter adds to the level in half of the slices: gliomas and oedema spread along it and spare the cortex."""
         count = white.shape[0]
         pull = _between(count, 0, 0.9, g) * (torch.rand(count, generator=g) < 0.5)
         return pull[:, None, None] * (functional.avg_pool2d(white, 5, 1, 2)[:, 0] - 0.6)

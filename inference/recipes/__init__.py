@@ -2,14 +2,49 @@
 
 from types import MappingProxyType
 
+from inference.recipes.andi import ANDI
+from inference.recipes.anoddpm import ANODDPM
+from inference.recipes.autoencoder_residual import AUTOENCODER_RESIDUAL
+from inference.recipes.classifier_free import CLASSIFIER_FREE
+from inference.recipes.classifier_guided import CLASSIFIER_GUIDED
 from inference.recipes.coarse_ensemble import COARSE_ENSEMBLE
 from inference.recipes.cold_mean import COLD_MEAN
+from inference.recipes.cold_outline import COLD_OUTLINE
 from inference.recipes.cold_restore import COLD_RESTORE
 from inference.recipes.cold_steps import COLD_STEPS
+from inference.recipes.dae import DAE
+from inference.recipes.diffusion_features import DIFFUSION_FEATURES
+from inference.recipes.equalised import EQUALISED
 from inference.recipes.intensity import INTENSITY
+from inference.recipes.mask_ensemble import MASK_ENSEMBLE
+from inference.recipes.mhd import MHD
 from inference.recipes.recipe import Recipe
+from inference.recipes.thor import THOR
 
-RECIPES = MappingProxyType({recipe.name: recipe for recipe in (COLD_RESTORE, COLD_MEAN, COLD_STEPS, COARSE_ENSEMBLE, INTENSITY)})
+RECIPES = MappingProxyType(
+    {
+        recipe.name: recipe
+        for recipe in (
+            COLD_OUTLINE,
+            COLD_RESTORE,
+            COLD_MEAN,
+            COLD_STEPS,
+            COARSE_ENSEMBLE,
+            DAE,
+            ANODDPM,
+            THOR,
+            ANDI,
+            MHD,
+            CLASSIFIER_FREE,
+            CLASSIFIER_GUIDED,
+            DIFFUSION_FEATURES,
+            MASK_ENSEMBLE,
+            AUTOENCODER_RESIDUAL,
+            EQUALISED,
+            INTENSITY,
+        )
+    }
+)
 """Every recipe by its name."""
 
 __all__ = ["RECIPES", "Recipe"]

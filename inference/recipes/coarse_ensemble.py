@@ -9,7 +9,8 @@ opinion.
 from inference.corruptors import CoarseNoise
 from inference.denoisers import CleanImage
 from inference.postprocess import Components
-from inference.recipes.recipe import Recipe
+from inference.recipes.recipe import Recipe, Scheme
+from inference.recipes.trainings import ANOMALY_RESTORER
 from inference.samplers import OneShot
 from inference.scorers import Residual
 
@@ -21,4 +22,6 @@ COARSE_ENSEMBLE = Recipe(
     sampler=OneShot(at=(0.5,), draws=4),
     scorer=Residual(),
     postprocessor=Components(),
+    scheme=Scheme.SELF_SUPERVISED,
+    training=ANOMALY_RESTORER,
 )

@@ -6,7 +6,8 @@ Naval Marimont et al. 2023, arXiv 2311.15453. The spread over severities is the 
 from inference.corruptors import Untouched
 from inference.denoisers import CleanImage
 from inference.postprocess import Components
-from inference.recipes.recipe import Recipe
+from inference.recipes.recipe import Recipe, Scheme
+from inference.recipes.trainings import ANOMALY_RESTORER
 from inference.samplers import OneShot
 from inference.scorers import Residual
 
@@ -18,4 +19,6 @@ COLD_MEAN = Recipe(
     sampler=OneShot(at=(0.25, 0.5, 0.75, 1.0)),
     scorer=Residual(intensity_weight=0.25),
     postprocessor=Components(through_sigma=0.6),
+    scheme=Scheme.SELF_SUPERVISED,
+    training=ANOMALY_RESTORER,
 )

@@ -9,7 +9,8 @@ left tumours as they were and found more of the small lesions, which the residua
 from inference.corruptors import Untouched
 from inference.denoisers import CleanImage
 from inference.postprocess import Components
-from inference.recipes.recipe import Recipe
+from inference.recipes.recipe import Recipe, Scheme
+from inference.recipes.trainings import ANOMALY_RESTORER
 from inference.samplers import OneShot
 from inference.scorers import Residual
 
@@ -21,4 +22,6 @@ COLD_RESTORE = Recipe(
     sampler=OneShot(at=(0.5,)),
     scorer=Residual(intensity_weight=0.25),
     postprocessor=Components(through_sigma=0.6),
+    scheme=Scheme.SELF_SUPERVISED,
+    training=ANOMALY_RESTORER,
 )

@@ -6,7 +6,7 @@ The baseline that any method for FLAIR must beat (Meissen et al. 2021, arXiv 210
 from inference.corruptors import Untouched
 from inference.denoisers import BrainMedian
 from inference.postprocess import Components
-from inference.recipes.recipe import Recipe
+from inference.recipes.recipe import Recipe, Scheme
 from inference.samplers import OneShot
 from inference.scorers import Residual
 
@@ -18,4 +18,5 @@ INTENSITY = Recipe(
     sampler=OneShot(at=(0.0,)),
     scorer=Residual(),
     postprocessor=Components(),
+    scheme=Scheme.BASELINE,
 )

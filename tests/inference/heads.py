@@ -11,10 +11,11 @@ import torch
 from highdicom import CoordinateSystemNames, Volume
 from torch import Tensor, nn
 
-from inference.bundle import BRAIN_FILE, RESTORER_FILE, brain_config, restorer_config, write_bundle
+from inference.bundle import weights_file, write_bundle
 from inference.card import Calibration, ModelCard, OperatingPointCard, Validity
-from inference.networks import build_brain_net, build_restorer
+from inference.networks import build
 from inference.recipes import RECIPES
+from inference.slices import Network, SliceRandom, Slices
 
 TINY: dict[str, object] = {
     "stem": 2,
@@ -156,6 +157,25 @@ def card(network: Mapping[str, object] = TINY, recipes: tuple[str, ...] = tuple(
     return ModelCard.model_validate(fields | changes)
 
 
+def shown(image: Tensor, seed: int = 0, most: int = 32, **networks: Network) -> Slices:
+    """The image as slices that are brain wherever they are above -4, with these networks."""
+    numbers = tuple(range(len(image)))
+    return Slices(image, (image > -4).to(image), networks, SliceRandom(seed, numbers), most)
+
+
+class Knows:
+    """A denoiser that asks nobody: it answers with what it was made with, and keeps what it was shown."""
+
+    def __init__(self, answer: Tensor | None = None) -> None:
+        self.answer, self.asked = answer, list[tuple[float, Tensor]]()
+
+    def estimate(self, x_t: Tensor, level: float | Tensor, slices: Slices) -> Tensor:
+        """The answer; without any, what was shown."""
+        levels = level.tolist() if isinstance(level, Tensor) else [level] * len(x_t)
+        self.asked += [(one, image) for one, image in zip(levels, x_t, strict=True)]
+        return x_t if self.answer is None else self.answer
+
+
 class LocalMean(nn.Module):
     """A restorer without weights: healthy is the mean over 41 pixels square, so any blob stands out."""
 
@@ -199,9 +219,9 @@ def tiny_bundle(folder: Path, seed: int = 0, **changes: object) -> ModelCard:
     given = card(**changes)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        restorer, brain = build_restorer(restorer_config(given)), build_brain_net(brain_config(given))
+        networks = {name: build(one.kind, one.arguments) for name, one in given.networks.items()}
     weights = {
-        RESTORER_FILE: restless(restorer, seed).state_dict(),
-        BRAIN_FILE: restless(brain, seed + 1).state_dict(),
+        weights_file(name): restless(network, seed + number).state_dict()
+        for number, (name, network) in enumerate(networks.items())
     }
     return write_bundle(folder, given, weights, {"MODEL_CARD.md": "# Test model\n"})

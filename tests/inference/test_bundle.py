@@ -10,18 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference.bundle import (
-    BRAIN_FILE,
-    RESTORER_FILE,
-    brain_config,
-    choose_device,
-    load_bundle,
-    open_card,
-    restorer_config,
-    write_bundle,
-)
+from inference.bundle import choose_device, load_bundle, open_card, weights_file, write_bundle
 from inference.card import CARD_NAME, BundleError, card_digest, read_card
 from tests.inference.heads import TINY, card, tiny_bundle
+
+RESTORER_FILE, BRAIN_FILE = weights_file("restorer"), weights_file("brain")
 
 
 def resign(folder: Path) -> None:
@@ -37,20 +30,21 @@ def test_a_written_bundle_is_loaded_with_its_weights_in_single_precision(tmp_pat
     bundle = load_bundle(tmp_path / "model", device="cpu")
 
     stored = load_file(tmp_path / "model" / RESTORER_FILE)
-    loaded = bundle.restorer.state_dict()
+    loaded = bundle.networks["restorer"].state_dict()
     assert stored.keys() == loaded.keys()
     assert all(value.dtype == torch.float16 for value in stored.values())
     assert all(torch.equal(stored[key].float(), loaded[key]) for key in stored)
-    assert not bundle.restorer.training
+    assert not bundle.networks["restorer"].training
     assert not bundle.brain.training
 
 
-def test_the_cards_network_table_is_split_by_prefix() -> None:
+def test_the_one_table_of_an_older_card_is_read_as_two_networks() -> None:
     given = card()
 
-    assert brain_config(given)["spacing_mm"] == TINY["brain_spacing_mm"]
-    assert not any(key.startswith("brain_") for key in restorer_config(given))
-    assert len(brain_config(given)) + len(restorer_config(given)) == len(TINY)
+    assert given.schema_version == 2
+    assert given.networks["brain"].arguments["spacing_mm"] == TINY["brain_spacing_mm"]
+    assert not any(key.startswith("brain_") for key in given.networks["restorer"].arguments)
+    assert sum(len(one.arguments) for one in given.networks.values()) == len(TINY)
 
 
 def test_the_identity_carries_the_digest_of_the_card(tmp_path: Path) -> None:
@@ -129,10 +123,10 @@ def test_a_network_table_that_builds_nothing_is_refused_with_its_key(tmp_path: P
     tiny_bundle(tmp_path / "model")
     path = tmp_path / "model" / CARD_NAME
     content = json.loads(path.read_text())
-    del content["network"]["channels"]
+    del content["networks"]["restorer"]["arguments"]["channels"]
     path.write_text(json.dumps(content))
 
-    with pytest.raises(BundleError, match=r"network: .*channels"):
+    with pytest.raises(BundleError, match=r"networks.restorer: .*channels"):
         load_bundle(tmp_path / "model")
 
 

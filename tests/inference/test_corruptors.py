@@ -7,7 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.corruptors import LINEAR, CoarseNoise, GaussianNoise, Schedule, SliceRandom, Untouched
+from inference.corruptors import CoarseNoise, Inversion, Noised, Untouched
+from inference.samplers import even_pairs
+from inference.schedules import LINEAR, Schedule
+from inference.slices import SliceRandom
+from tests.inference.heads import Knows, shown
 
 LEVELS = st.floats(0.0, 1.0, allow_nan=False)
 
@@ -75,23 +79,23 @@ def test_a_level_outside_0_to_1_is_an_error(level: float) -> None:
 def test_untouched_returns_the_image_itself() -> None:
     x = torch.randn(2, 1, 8, 8)
 
-    assert Untouched().corrupt(x, 1.0, SliceRandom(0, (0, 1))) is x
+    assert Untouched().corrupt(x, 1.0, shown(x)) is x
 
 
 def test_gaussian_noise_leaves_alpha_of_the_image_and_sigma_of_noise() -> None:
     x = torch.full((1, 1, 200, 200), 3.0)
 
-    noisy = GaussianNoise().corrupt(x, 0.4, SliceRandom(0, (0,)))
+    noisy = Noised().corrupt(x, 0.4, shown(x))
 
     assert float(noisy.mean()) == pytest.approx(3.0 * LINEAR.alpha(0.4), abs=0.03)
     assert float(noisy.std()) == pytest.approx(LINEAR.sigma(0.4), rel=0.02)
 
 
 def test_coarse_noise_is_smooth_and_spares_the_background() -> None:
-    x = torch.full((1, 1, 64, 64), -2.0)
+    x = torch.full((1, 1, 64, 64), -4.0)
     x[..., 16:48, 16:48] = 1.0
 
-    added = CoarseNoise(cells=8, sigma=0.5).corrupt(x, 1.0, SliceRandom(0, (0,))) - x
+    added = CoarseNoise(cells=8, sigma=0.5).corrupt(x, 1.0, shown(x)) - x
 
     inside = added[..., 16:48, 16:48]
     background = torch.ones_like(x, dtype=torch.bool)
@@ -104,8 +108,30 @@ def test_coarse_noise_is_smooth_and_spares_the_background() -> None:
 @given(LEVELS)
 def test_coarse_noise_grows_with_its_level(level: float) -> None:
     x = torch.linspace(0, 1, 256).reshape(1, 1, 16, 16)
-    full = CoarseNoise(cells=4, sigma=0.5).corrupt(x, 1.0, SliceRandom(0, (0,))) - x
+    full = CoarseNoise(cells=4, sigma=0.5).corrupt(x, 1.0, shown(x)) - x
 
-    part = CoarseNoise(cells=4, sigma=0.5).corrupt(x, level, SliceRandom(0, (0,))) - x
+    part = CoarseNoise(cells=4, sigma=0.5).corrupt(x, level, shown(x)) - x
 
     assert torch.allclose(part, level * full, atol=1e-6)
+
+
+def test_a_level_for_each_slice_corrupts_each_to_its_own() -> None:
+    x = torch.randn(2, 1, 12, 10, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([0.2, 0.7])
+
+    together = Noised().corrupt(x, levels, shown(x))
+
+    for number, level in enumerate((0.2, 0.7)):
+        assert torch.allclose(together[number], Noised().corrupt(x, level, shown(x))[number], atol=1e-6)
+
+
+def test_an_inversion_ends_where_it_was_made_to() -> None:
+    climb = Inversion(Knows(torch.zeros(1, 1, 4, 4)), even_pairs(0.001, 0.5, 5))
+    x = torch.ones(1, 1, 4, 4)
+
+    inverted = climb.corrupt(x, 0.5, shown(x))
+
+    # with x0 = 0 all of x is noise, and grows with sigma
+    assert float(inverted.mean()) == pytest.approx(LINEAR.sigma(0.5) / LINEAR.sigma(0.001), rel=1e-5)
+    with pytest.raises(ValueError, match="ends at 0.5"):
+        climb.corrupt(x, 0.4, shown(x))

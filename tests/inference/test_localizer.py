@@ -37,7 +37,7 @@ def localizer(recipe: str = "cold_restore", **changes: object) -> RecipeLocalize
     """A localizer whose healthy estimate is the local mean: no weights, so its answer is known beforehand."""
     identity = ModelIdentity("Test model", "1", "Nobody", "0" * 64)
     return RecipeLocalizer(
-        Bundle(card(**changes), identity, LocalMean(), Bright(), torch.device("cpu")),  # type: ignore[arg-type]
+        Bundle(card(**changes), identity, {"restorer": LocalMean(), "brain": Bright()}, torch.device("cpu")),  # type: ignore[arg-type]
         RECIPES[recipe],
     )
 

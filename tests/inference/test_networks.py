@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inference.networks import BRAIN_NET, RESTORER, build_brain_net, build_restorer
+from inference.networks import BRAIN_NET, RESTORER, BrainNet, Restorer
 from tests.inference.heads import TINY
 
 pytestmark = pytest.mark.feature("R6")
@@ -15,7 +15,7 @@ TINY_BRAIN = {key.removeprefix("brain_"): value for key, value in TINY.items() i
 
 @pytest.mark.parametrize("shape", [(32, 48), (64, 32)], ids=str)
 def test_an_untrained_restorer_is_the_identity(shape: tuple[int, int]) -> None:
-    network = build_restorer(TINY).eval()
+    network = Restorer(TINY).eval()
     image = torch.randn(2, 1, *shape)
 
     with torch.no_grad():
@@ -26,7 +26,7 @@ def test_an_untrained_restorer_is_the_identity(shape: tuple[int, int]) -> None:
 
 def test_severity_changes_what_a_trained_restorer_says() -> None:
     torch.manual_seed(0)
-    network = build_restorer(TINY).eval()
+    network = Restorer(TINY).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     image = torch.randn(1, 1, 32, 32)
@@ -38,7 +38,7 @@ def test_severity_changes_what_a_trained_restorer_says() -> None:
 
 
 def test_a_second_channel_is_seen_but_not_returned() -> None:
-    network = build_restorer({**TINY, "in_channels": 2}).eval()
+    network = Restorer({**TINY, "in_channels": 2}).eval()
     image = torch.randn(1, 2, 32, 32)
 
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_a_second_channel_is_seen_but_not_returned() -> None:
 
 
 def test_the_brain_network_gives_one_logit_per_pixel_and_knows_its_grids() -> None:
-    network = build_brain_net(TINY_BRAIN).eval()
+    network = BrainNet(TINY_BRAIN).eval()
 
     with torch.no_grad():
         logits = network(torch.rand(3, 1, 64, 32))
@@ -59,7 +59,7 @@ def test_the_brain_network_gives_one_logit_per_pixel_and_knows_its_grids() -> No
 
 
 def test_the_shipped_sizes_are_those_of_the_design() -> None:
-    restorer, brain = build_restorer(RESTORER), build_brain_net(BRAIN_NET)
+    restorer, brain = Restorer(RESTORER), BrainNet(BRAIN_NET)
 
     assert sum(p.numel() for p in restorer.parameters()) == 3_682_660  # 3.7 M in the design's trials
     assert sum(p.numel() for p in brain.parameters()) < 600_000
@@ -72,9 +72,9 @@ def test_the_shipped_sizes_are_those_of_the_design() -> None:
 )
 def test_a_broken_configuration_is_refused_by_name(change: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        build_restorer({**TINY, **change})
+        Restorer({**TINY, **change})
 
 
 def test_a_brain_network_without_a_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="grid_spacing_mm"):
-        build_brain_net({key: value for key, value in TINY_BRAIN.items() if key != "grid_spacing_mm"})
+        BrainNet({key: value for key, value in TINY_BRAIN.items() if key != "grid_spacing_mm"})

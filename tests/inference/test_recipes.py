@@ -45,7 +45,7 @@ def test_a_recipe_is_registered_by_its_name_and_names_its_paper(name: str) -> No
 def test_where_a_cold_recipe_finds_all_healthy_only_its_share_of_the_intensity_is_left(name: str) -> None:
     images, brain = slices()
 
-    maps = restore(images, brain, RECIPES[name], nothing_wrong, SETTING)
+    maps = restore(images, brain, RECIPES[name], {"restorer": nothing_wrong}, SETTING)
 
     share = RECIPES[name].scorer.intensity_weight
     assert np.allclose(maps.raw, np.where(brain.any(axis=(1, 2))[:, None, None], share * np.maximum(images, 0), 0), atol=1e-6)
@@ -63,7 +63,7 @@ def test_the_network_sees_slices_with_brain_only_once_per_level(recipe: Recipe) 
         assert image.shape[-1] % 8 == 0
         return image
 
-    maps = restore(images, brain, recipe, network, SETTING)
+    maps = restore(images, brain, recipe, {"restorer": network}, SETTING)
 
     asked = 0 if recipe.name == "intensity" else len(recipe.sampler.levels)
     assert sum(seen) == 6 * asked
@@ -74,7 +74,7 @@ def test_the_network_sees_slices_with_brain_only_once_per_level(recipe: Recipe) 
 def test_the_baseline_scores_the_standardised_intensity_itself() -> None:
     images, brain = slices()
 
-    maps = restore(images, brain, RECIPES["intensity"], nothing_wrong, SETTING)
+    maps = restore(images, brain, RECIPES["intensity"], {}, SETTING)
 
     assert np.array_equal(maps.raw[1:-1], images[1:-1])
 
@@ -91,7 +91,7 @@ def test_the_multi_step_recipe_ends_with_what_the_network_restores_step_by_step(
         told.append(float(level[0]))
         return image / 2
 
-    maps = restore(images, brain, RECIPES["cold_steps"], halves, SETTING)
+    maps = restore(images, brain, RECIPES["cold_steps"], {"restorer": halves}, SETTING)
 
     # x_s = x/2 + (s/t) x/2: after t = 1, 0.75, 0.5 the factors are 7/8, 5/6, 3/4; the last answer is half
     expected = images * (7 / 8) * (5 / 6) * (3 / 4) / 2
@@ -102,7 +102,7 @@ def test_the_multi_step_recipe_ends_with_what_the_network_restores_step_by_step(
 def test_the_ensemble_averages_its_own_noise_away_and_reports_its_spread() -> None:
     images, brain = slices()
 
-    maps = restore(images, brain, RECIPES["coarse_ensemble"], nothing_wrong, SETTING)
+    maps = restore(images, brain, RECIPES["coarse_ensemble"], {"restorer": nothing_wrong}, SETTING)
 
     # the network returns what it was shown: mean and spread of the draws are those of the noise, 0.5 each
     assert maps.uncertainty is not None

@@ -1,0 +1,26 @@
+"""Cold restoration that says how sure it is: one pass restores the slice and outlines what it restored.
+
+The restoration is DISYRE's (arXiv 2311.15453). The second channel learns the outlines of the painted anomalies, as the
+discriminative half of DRAEM does (Zavrtanik et al. 2021, arXiv 2108.07610), and sees what a residual cannot: faint, diffuse and
+cystic tissue inside a lesion, and ordinary bright tissue that is none.
+"""
+
+from inference.corruptors import Untouched
+from inference.denoisers import Outlined
+from inference.postprocess import Components
+from inference.recipes.recipe import Recipe, Scheme
+from inference.recipes.trainings import ANOMALY_OUTLINER
+from inference.samplers import OneShot
+from inference.scorers import OutlinedResidual
+
+COLD_OUTLINE = Recipe(
+    name="cold_outline",
+    paper="arXiv 2311.15453",
+    corruptor=Untouched(),
+    denoiser=Outlined(),
+    sampler=OneShot(at=(0.5,)),
+    scorer=OutlinedResidual(),
+    postprocessor=Components(through_sigma=0.6),
+    scheme=Scheme.SELF_SUPERVISED,
+    training=ANOMALY_OUTLINER,
+)
