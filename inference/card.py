@@ -63,6 +63,9 @@ class OperatingPointCard(_Part):
     threshold: dict[str, float]
     """Keyed `brighter` and `darker`, on the calibrated score."""
     minimum_volume_mm3: float
+    least_evidence: dict[str, float] = {}
+    """Keyed likewise: a finding's peak score plus log10 of its volume in mm3 must reach it; nothing is asked where absent.
+    Height and extent weigh together, as in the combined test of Poline et al. 1997 (doi 10.1006/nimg.1996.0248)."""
     maximum_findings: int
     rule: str
 

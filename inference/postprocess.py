@@ -80,7 +80,9 @@ class Components:
         for sign in Contrast:
             own = is_brighter if sign is Contrast.BRIGHTER else ~is_brighter
             above = brain & own & (scores[sign] >= operating_point.threshold[sign])
-            regions += _components(above, sign, raw, operating_point.minimum_volume_mm3)
+            found = _components(above, sign, raw, operating_point.minimum_volume_mm3)
+            least = operating_point.least_evidence.get(sign, 0.0)
+            regions += [region for region in found if evidence(region, scores[sign], raw.voxel_volume) >= least]
         regions.sort(key=lambda region: (-region.voxels, _place(raw, region)))  # the same on every grid of the same voxels
         kept = regions[: operating_point.maximum_findings]
         labels = np.zeros(score.shape, dtype=np.uint16)
@@ -177,6 +179,12 @@ def _components(above: BoolArray, sign: Contrast, grid: Volume, minimum_mm3: flo
         indices = np.argwhere(labelled[box] == label) + corner
         regions.append(Region(sign, indices))
     return regions
+
+
+def evidence(region: Region, score: FloatArray, voxel_mm3: float) -> float:
+    """The region's peak score plus log10 of its volume in mm3: a small region must be striking, a faint one large."""
+    peak = float(score[tuple(region.indices.T)].max())
+    return peak + math.log10(max(region.voxels * voxel_mm3, 1e-9))
 
 
 def _place(grid: Volume, region: Region) -> tuple[float, ...]:

@@ -193,12 +193,13 @@ class OutlinedResidual:
     """For estimates of the clean image and, as a second channel, the logit of being part of an anomaly.
 
     |raw| = residual_weight |image - healthy| + intensity_weight image (where bright) + outline_weight p, p the probability;
-    the sign is that of the residual. Weights chosen on development patients (`inference/EXPERIMENTS.md`).
+    the sign is that of the residual under a Gaussian of two pixels, so that it does not change from pixel to pixel. Weights
+    chosen on development patients (`inference/EXPERIMENTS.md`).
     """
 
     residual_weight: float = 0.5
     intensity_weight: float = 0.25
-    outline_weight: float = 2.0
+    outline_weight: float = 1.0
 
     def score(self, slices: Slices, stream: Iterable[Estimate]) -> Scored:
         """The weighted sum of the mean residual, the intensity and the mean probability; the mean estimate; its spread."""
@@ -208,7 +209,7 @@ class OutlinedResidual:
             outlines.add(torch.sigmoid(value[:, 1:]))
         healthy = estimates.mean()
         residual = slices.image - healthy
-        brighter = residual >= 0
+        brighter = smoothed(residual, 2.0) >= 0
         size = self.residual_weight * residual.abs() + self.outline_weight * outlines.mean()
         size = size + self.intensity_weight * slices.image.clamp_min(0) * brighter
         return Scored(torch.where(brighter, size, -size) * slices.brain, healthy, estimates.deviation())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from inference.corruptors import Noised
-from inference.denoisers import ClassifierFree, ClassifierGuided, CleanImage, DynamicallyNormalised, PredictedNoise, the_image
+from inference.denoisers import ClassifierFree, ClassifierGuided, CleanImage, DynamicallyNormalised, Outlined, PredictedNoise, the_image
 from inference.schedules import LINEAR
 from tests.inference.heads import Knows, shown
 
@@ -34,6 +34,23 @@ def test_a_fixed_level_overrides_the_level_at_hand() -> None:
     CleanImage(told=0.25).estimate(torch.zeros(1, 1, 4, 4), 0.75, shown(torch.zeros(1, 1, 4, 4), restorer=network))
 
     assert told == [0.25]
+
+
+def test_of_a_network_that_outlines_the_clean_image_is_the_first_channel() -> None:
+    def network(image: Tensor, _: Tensor) -> Tensor:
+        return torch.cat([image + 1, image + 7], 1)
+
+    slices = shown(torch.zeros(2, 1, 4, 4), restorer=network)
+
+    assert torch.equal(CleanImage().estimate(slices.image, 0.5, slices), torch.ones(2, 1, 4, 4))
+    assert torch.equal(Outlined().estimate(slices.image, 0.5, slices)[:, 1:], torch.full((2, 1, 4, 4), 7.0))
+
+
+def test_a_network_without_an_outline_cannot_be_asked_for_one() -> None:
+    slices = shown(torch.zeros(1, 1, 4, 4), restorer=lambda image, _: image)
+
+    with pytest.raises(ValueError, match="answers with 1 channels"):
+        Outlined().estimate(slices.image, 0.5, slices)
 
 
 def test_what_stands_beside_is_shown_in_the_channels_after_the_image() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from inference.samplers import Estimate
-from inference.scorers import Aggregate, Gathered, Mahalanobis, MaskEnsemble, PixelVote, Residual, Running, structural_difference
+from inference.scorers import Aggregate, Gathered, Mahalanobis, MaskEnsemble, OutlinedResidual, PixelVote, Residual, Running, structural_difference
 from inference.slices import Slices
 from tests.inference.heads import shown
 
@@ -46,6 +46,31 @@ def test_the_distance_is_taken_of_each_estimate_before_they_are_aggregated() -> 
 
     # mean of -1 and -9, not the square of the mean difference of 2
     assert torch.allclose(scored.raw, torch.full((1, 1, 2, 2), -5.0))
+
+
+def test_an_outline_adds_to_the_residual_and_keeps_its_sign() -> None:
+    image = torch.full((1, 1, 32, 32), 2.0)
+    image[..., 16:] = -2.0
+    answer = torch.zeros(1, 2, 32, 32)  # healthy is 0 everywhere; a logit of 0 is a probability of one half
+
+    scored = OutlinedResidual(residual_weight=0.5, intensity_weight=0.25, outline_weight=4.0).score(
+        shown(image), [Estimate(0.5, answer)]
+    )
+
+    assert scored.raw[0, 0, 8, 4].item() == pytest.approx(0.5 * 2 + 0.25 * 2 + 4 * 0.5)
+    assert scored.raw[0, 0, 8, 28].item() == pytest.approx(-(0.5 * 2 + 4 * 0.5))  # dark pixels get no intensity
+    assert scored.healthy is not None
+    assert scored.healthy.shape == image.shape
+
+
+def test_outlines_without_a_residual_count_where_a_residual_without_outline_does_not() -> None:
+    image, logits = torch.zeros(1, 1, 32, 32), torch.full((1, 1, 32, 32), -12.0)
+    logits[..., 16:] = 12.0
+
+    scored = OutlinedResidual().score(shown(image), [Estimate(0.5, torch.cat([image, logits], 1))])
+
+    assert scored.raw[..., 16:].min() > 0.9 * OutlinedResidual().outline_weight
+    assert scored.raw[..., :16].abs().max() < 1e-3
 
 
 def test_one_estimate_has_no_uncertainty() -> None:

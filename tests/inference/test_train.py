@@ -15,7 +15,10 @@ from inference.fit import FitPlan, fit, mean_weights, rate_at
 from inference.phantom import synthetic_head
 from inference.phantom.banks import Bank
 from inference.train import healthy_slices, train
-from inference.training import RECIPES, BrainLoss, RestoreLoss, part
+from inference.networks import RESTORER, Restorer
+from inference.objectives import outline_loss
+from inference.phantom.lesions import Corruption
+from inference.training import RECIPES, BrainLoss, RestoreLoss, part, take_over
 
 pytestmark = pytest.mark.feature("R6")
 
@@ -109,6 +112,45 @@ class Brightness(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return image - 0.5
+
+
+def outlined(departure: float) -> Corruption:
+    """A slice of which the left half departs by so much from its healthy self."""
+    target, opacity = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+    opacity[..., :4] = 1
+    return Corruption(target + departure * opacity, target, opacity, opacity)
+
+
+def test_the_outline_loss_falls_as_the_outline_is_found() -> None:
+    shown, brain = outlined(2.0), torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    right = 20 * (shown.opacity - 0.5)
+
+    assert outline_loss(right, shown, brain) < 1e-3
+    assert outline_loss(torch.zeros_like(right), shown, brain) > 0.5
+    assert outline_loss(-right, shown, brain) > 5
+
+
+def test_an_anomaly_too_faint_to_see_teaches_no_outline() -> None:
+    shown, brain = outlined(0.1), torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    nothing = torch.full((1, 1, 8, 8), -20.0)
+
+    assert outline_loss(nothing, shown, brain) < 1e-3
+    assert outline_loss(nothing, outlined(2.0), brain) > 1
+
+
+def test_the_second_phase_starts_where_the_first_ended() -> None:
+    torch.manual_seed(0)
+    alone, both = Restorer({**RESTORER, "evidence": 0}).eval(), Restorer(RESTORER).eval()
+    image, severity = torch.randn(1, 1, 32, 32), torch.full((1,), 0.5)
+    with torch.no_grad():
+        alone.unet.out[-1].conv.weight.normal_(std=0.1)  # it begins at nothing, which any network agrees with
+
+    take_over(both, alone.state_dict())
+
+    with torch.no_grad():
+        answer = both(image, severity)
+        assert answer.shape == (1, 2, 32, 32)
+        assert torch.allclose(answer[:, :1], alone(image, severity), atol=1e-5)
 
 
 def test_a_fifth_of_the_real_slices_is_kept_out_of_training() -> None:
