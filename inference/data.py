@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,16 @@ SOOP_SPACING_MM = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of a patient and may matter for how well a model does; empty or NaN where it is not known."""
+
+    site: str = ""
+    sex: str = ""
+    """`M`, `F` or `O`, as in DICOM."""
+    age_years: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """One image of one patient."""
 
@@ -43,6 +54,7 @@ class Study:
     """float32, in the patient coordinate system."""
     lesion: BoolArray | None
     """On the volume's grid; None where nothing is marked."""
+    traits: Traits = Traits()
 
 
 class Reader(Protocol):
@@ -71,6 +83,15 @@ def is_development(patient: str) -> bool:
 def is_validation(patient: str, share: float = 0.2) -> bool:
     """Whether a patient of a training set is kept out of training."""
     return fraction_of(patient) >= 1 - share
+
+
+def chosen(studies: Iterable[Study], split: str) -> Iterator[Study]:
+    """The studies of `development` patients, of `held-out` ones, or `all`. ValueError where the split is another word."""
+    if split not in {"development", "held-out", "all"}:
+        raise ValueError(f"split {split!r} is none of development, held-out, all")
+    for study in studies:
+        if split == "all" or is_development(study.patient) == (split == "development"):
+            yield study
 
 
 @dataclass(frozen=True, slots=True)

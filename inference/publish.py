@@ -30,11 +30,12 @@ from inference.calibrate import (
     real_reference,
     reference_table,
 )
-from inference.card import Calibration, ModelCard, OperatingPointCard, Source, Validity
-from inference.data import Lgg, Study, soop_bank
-from inference.evaluate import chosen
+from inference.card import Calibration, DomainReference, ModelCard, OperatingPointCard, Source, Validity
+from inference.data import Lgg, Study, chosen, nichart, soop_bank
+from inference.domain import Figures, domain_reference
+from inference.evaluation.grid import Grid, grid_chart
 from inference.fit import mean_weights
-from inference.localizer import RecipeLocalizer, load_localizer
+from inference.localizer import Context, RecipeLocalizer, load_localizer
 from inference.model_card import model_card_text
 from inference.networks import RESTORER
 from inference.phantom.analytic import analytic_atlas
@@ -77,6 +78,8 @@ SUMMARY = (
     "Restores a FLAIR slice to a healthy estimate in one pass of a small diffusion U-Net (cold diffusion, severity as "
     "timestep), trained on synthetic heads and anomalies; the residual is the score."
 )
+PAINTED = "Painted lesions"
+"""How the sentences of the phantom grid begin."""
 NOT_MEASURED = "not measured: nobody has yet tried this bundle on marked lesions"
 
 
@@ -250,10 +253,54 @@ def provisional() -> dict[str, Made]:
 
 def annotate(folder: Path, measured: Mapping[str, float | int | str], blind_spots: Sequence[str]) -> ModelCard:
     """The same bundle with figures, blind spots and MODEL_CARD.md replaced; weights, calibration and thresholds stay."""
+    return _rewritten(folder, {"measured": dict(measured), "blind_spots": tuple(blind_spots)}, {})
+
+
+def attach_grid(folder: Path, grids: Mapping[str, Grid]) -> ModelCard:
+    """The same bundle with the chart of each recipe's phantom grid; its sentences replace the card's on painted lesions."""
+    card = open_card(folder)
+    first = next(iter(grids.values()))
+    kept = tuple(spot for spot in card.blind_spots if not spot.startswith(PAINTED) and spot != NOT_MEASURED)
+    charts = {f"detection-bias-{label.replace('/', '-')}.svg": grid_chart(label, grid) for label, grid in grids.items()}
+    return _rewritten(folder, {"blind_spots": (*first.blind_spots(), *kept)}, charts)
+
+
+def attach_domain(folder: Path, references: Mapping[str, DomainReference]) -> ModelCard:
+    """The same bundle with what ordinary studies look like to each of these recipes; the gate is on from then."""
+    return _rewritten(folder, {"domain": dict(references)}, {})
+
+
+def reference_studies(localizer: RecipeLocalizer, data: Path, heads: int, limit: int) -> tuple[list[Figures], str]:
+    """The figures of the studies that a bundle's thresholds were chosen on, and of lesion-free heads; and who they are."""
+    real = list(itertools.islice(chosen(Lgg(data / "lgg_flair").studies(), "development"), limit))
+    real += list(itertools.islice(chosen(nichart(data / "nichart_wmh").studies(), "development"), limit))
+    atlases = [read_label_map(path) for path in label_map_paths(data)[-4:]]
+    made = [head_volume(head) for head in healthy_heads(atlases, heads, seed=9000)]
+    figures = [localizer.raw_maps(volume, Context()).figures for volume in (*(study.volume for study in real), *made)]
+    words = (
+        f"{len(real)} development patients (low-grade glioma; white-matter lesions of the elderly) and {len(made)} lesion-free "
+        "synthetic heads of label maps kept out of training"
+    )
+    return figures, words
+
+
+def add_domain(folder: Path, data: Path, recipes: Sequence[str], heads: int, limit: int) -> ModelCard:
+    """Measures the reference studies under these recipes and puts them onto the bundle's card."""
+    references = {}
+    for name in recipes:
+        references[name] = domain_reference(*reference_studies(_open(folder, name), data, heads, limit))
+        log.info("reference", recipe=name, studies=len(references[name].distances), remark=references[name].remark_above)
+    return attach_domain(folder, references)
+
+
+def _rewritten(folder: Path, update: Mapping[str, object], charts: Mapping[str, str]) -> ModelCard:
+    """The bundle with parts of its card and charts replaced; what else lies in it stays as it is."""
     card = open_card(folder)
     tensors = {name: load_file(folder / name) for name in (RESTORER_FILE, BRAIN_FILE)}
-    noted = card.model_copy(update={"measured": dict(measured), "blind_spots": tuple(blind_spots)})
-    return write_bundle(folder, noted, tensors, {"MODEL_CARD.md": model_card_text(noted)})
+    kept = {name: (folder / name).read_text(encoding="utf-8") for name in card.files if name.endswith(".svg")}
+    texts = {**kept, **charts}
+    noted = card.model_copy(update=dict(update))
+    return write_bundle(folder, noted, tensors, {**texts, "MODEL_CARD.md": model_card_text(noted, sorted(texts))})
 
 
 def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]:
@@ -284,12 +331,13 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="make a bundle of trained networks")
     parser.add_argument("--recipe", default="brain-flair", choices=sorted(RECIPES))
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--measured", type=Path, help="JSON with `measured` and `blind_spots`, from inference.evaluate")
     parser.add_argument("--limit", type=int, default=1000, help="development patients at most")
     parser.add_argument("--annotate", action="store_true", help="only replace figures and text of the bundle in --out")
+    parser.add_argument("--domain", action="store_true", help="only add the reference of ordinary studies to the bundle in --out")
     parser.add_argument("--heads", type=int, default=3, help="lesion-free heads of each held-out label map")
     parser.add_argument("--recipes", nargs="+", default=list(LOCALIZERS), choices=LOCALIZERS)
     wanted = parser.parse_args()
@@ -297,6 +345,9 @@ def main() -> None:
     measured, blind_spots = notes.get("measured", {}), tuple(notes.get("blind_spots", (NOT_MEASURED,)))
     if wanted.annotate:
         annotate(wanted.out, measured, blind_spots)
+        return
+    if wanted.domain:
+        add_domain(wanted.out, wanted.data, wanted.recipes, wanted.heads, wanted.limit)
         return
     recipe = replace(RECIPES[wanted.recipe], reference_heads=wanted.heads)
     lgg = wanted.data / "lgg_flair"

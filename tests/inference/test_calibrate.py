@@ -16,9 +16,8 @@ from inference.calibrate import (
     reference_table,
     spotted_heads,
 )
-from inference.data import is_development
-from inference.evaluate import Case, chosen, intensity_maps, interval, pooled_dice, summarise
-from inference.metrics import LesionCount, ScoreHistogram
+from inference.data import chosen, is_development
+from inference.evaluation.maps import intensity_maps
 from inference.model_card import model_card_text
 from inference.phantom.tissues import Atlas, Tissue, atlas_from_tissue
 from inference.types import Contrast
@@ -95,36 +94,6 @@ def test_healthy_heads_have_no_lesion_and_spotted_ones_have_the_size_asked_for()
     assert 2 * 500 < volume < 4 * 1600  # up to four balls of 905 mm3, bent by a tenth
     inside = spotted.image[spotted.lesion].mean() / np.median(spotted.image[spotted.brain])
     assert inside > 1.4
-
-
-def case(patient: str, gap: float) -> Case:
-    rng = np.random.default_rng(len(patient))
-    truth = np.zeros((4, 30, 30), dtype=np.bool_)
-    truth[1, 5:15, 5:15] = True
-    histograms = {}
-    for method, step in (("model", gap), ("score", gap), ("intensity", gap / 4), ("smoothed", gap / 3), ("equalised", 0.0)):
-        histograms[method] = ScoreHistogram(-25.0, 25.0)
-        histograms[method].add(rng.normal(0, 1, truth.shape) + step * truth, truth)
-    return Case(patient, histograms, LesionCount(1, 1, 1, 2, 1), 120, 100, 80, 0.0, 1.0, 4)
-
-
-def test_figures_are_pooled_over_voxels_and_intervals_over_patients() -> None:
-    cases = [case("a", 4.0), case("bb", 4.5), case("ccc", 5.0)]
-
-    found = summarise(cases, draws=40)
-    low, high = interval(cases, pooled_dice, draws=20)
-
-    assert found["patients"] == 3
-    assert found["dice_at_operating_point"] == pytest.approx(2 * 80 / 220)
-    assert low == high == pytest.approx(2 * 80 / 220)
-    assert found["false_findings_per_head"] == 1.0
-    model, intensity = found["model_ap"], found["intensity_ap"]
-    assert isinstance(model, float)
-    assert isinstance(intensity, float)
-    assert model > intensity
-    gain = found["gain_over_intensity_interval"]
-    assert isinstance(gain, list)
-    assert gain[0] > 0
 
 
 def test_baselines_are_brightest_where_the_image_is_and_lowest_outside_the_brain() -> None:
