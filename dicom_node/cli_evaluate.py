@@ -41,9 +41,7 @@ def evaluate(
     bundles: Bundles = None,
     data: Annotated[Path | None, typer.Option(help="folder of studies, or of the public sets where --set is given")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="public set below --data: lgg, wmh, ms; several times")] = None,
-    image_suffix: Annotated[
-        str, typer.Option(help="ending of NIfTI images; where there is none: DICOM")
-    ] = "_FLAIR.nii.gz",
+    image_suffix: Annotated[str, typer.Option(help="ending of NIfTI images; where there is none: DICOM")] = "_FLAIR.nii.gz",
     mask_suffix: Annotated[str, typer.Option(help="ending of the mask beside an image")] = "_mask.nii.gz",
     participants: Annotated[Path | None, typer.Option(help="CSV, TSV or JSON with patient, age, sex, site")] = None,
     recipes: Recipes = None,

@@ -97,14 +97,14 @@ def case_curve(score: FloatArray, lesion_map: NDArray[np.int32], low: float, hig
 def _shares(place: NDArray[np.int64], labels: NDArray[np.int32], lesions: int) -> tuple[Values, Values]:
     """By bin: the sum over voxels of 1 / |lesion|, and of 1 / s over each lesion's s = ceil(|lesion| / 2) highest voxels."""
     sizes = np.bincount(labels, minlength=lesions + 1)
-    share = np.bincount(place, weights=1.0 / np.maximum(sizes, 1)[labels], minlength=BINS)
+    share = np.bincount(place, weights=1.0 / np.maximum(sizes, 1)[labels], minlength=BINS).astype(np.float64)
     order = np.lexsort((-place, labels))  # by lesion, highest first
     ordered, start = labels[order], np.concatenate([[0], np.cumsum(sizes)])[:-1]
     rank = np.arange(order.size) - start[ordered]
     needed = (sizes + 1) // 2
     top = rank < needed[ordered]
     weights = 1.0 / np.maximum(needed, 1)[ordered[top]]
-    return share, np.bincount(place[order[top]], weights=weights, minlength=BINS)
+    return share, np.bincount(place[order[top]], weights=weights, minlength=BINS).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Curves:
             for number, values in enumerate((case.marked, case.unmarked, case.lesion_share, case.saturated_share)):
                 tables[number, row, at] = values
         lesions = np.array([case.lesions for case in cases], dtype=np.float64)
-        return cls(bins, *tables, lesions=lesions, low=low, high=high)
+        return cls(bins, tables[0], tables[1], tables[2], tables[3], lesions, low, high)
 
     @property
     def cases(self) -> int:
@@ -152,7 +152,7 @@ class Curves:
         last = np.concatenate([first[1:], [group.size]]) - 1
         tables = (self.marked, self.unmarked, self.lesion_share, self.saturated_share)
         merged = [np.add.reduceat(table, first, axis=1) for table in tables]
-        return Curves(self.bins[last], *merged, lesions=self.lesions, low=self.low, high=self.high)
+        return Curves(self.bins[last], merged[0], merged[1], merged[2], merged[3], self.lesions, self.low, self.high)
 
     def statistics(self, weights: Weights, fixed: Thresholds) -> Values:
         """STATISTICS [draw, statistic] under each row of weights."""

@@ -25,7 +25,7 @@ def worst_slice(standard: FloatArray, found: BoolArray, truth: BoolArray, spacin
     wrong = (found != truth).sum(axis=(1, 2))
     brain = standard > WINDOW[0]
     index = int(np.argmax(wrong)) if wrong.any() else int(np.argmax(brain.sum(axis=(1, 2))))
-    box = _window(brain.any(axis=0), spacing_mm[1:])
+    box = _window(np.asarray(brain.any(axis=0)), spacing_mm[1:])
     grey, factor = _enlarged(standard[index][box], spacing_mm[1:])
     plain = np.repeat(grey[..., None], 3, axis=2)
     outlined = plain.copy()

@@ -55,4 +55,4 @@ def _surface(mask: BoolArray) -> NDArray[np.float64]:
     box = ndimage.find_objects(mask.astype(np.int8))[0]
     part = mask[box]
     edge = part & ~ndimage.binary_erosion(part)
-    return np.argwhere(edge) + np.array([one.start for one in box], dtype=np.float64)
+    return np.argwhere(edge).astype(np.float64) + np.array([one.start for one in box], dtype=np.float64)

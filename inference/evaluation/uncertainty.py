@@ -39,7 +39,7 @@ def uncertainty_quality(uncertainty: FloatArray, wrong: BoolArray) -> Uncertaint
         return UNKNOWN
     values, place = np.unique(uncertainty, return_inverse=True)
     total = np.bincount(place.ravel(), minlength=values.size).astype(np.float64)
-    bad = np.bincount(place.ravel(), weights=wrong.ravel(), minlength=values.size)
+    bad = np.bincount(place.ravel(), weights=wrong.ravel(), minlength=values.size).astype(np.float64)
     good = total - bad
     below = np.cumsum(good) - good
     auroc = float(np.sum(bad * (below + 0.5 * good)) / errors / (count - errors))
