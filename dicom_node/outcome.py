@@ -174,6 +174,8 @@ class Summary:
     network_evaluations: int
     gflop: float
     peak_memory_mb: float
+    domain_distance: float | None = None
+    """How far the study lies from those the model was calibrated on; None where the card has no reference."""
 
     def as_json(self) -> dict[str, Any]:
         """The summary as a JSON object."""

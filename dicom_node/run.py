@@ -238,6 +238,7 @@ def _summary(account: Account, identity: Identity, seconds: dict[str, float]) ->
         network_evaluations=cost.network_evaluations,
         gflop=cost.gflop,
         peak_memory_mb=cost.peak_memory_mb,
+        domain_distance=found.domain.distance if found and found.domain else None,
     )
 
 

@@ -1,15 +1,12 @@
 """From trained networks to a bundle: reference voxels, calibration tables, operating point, model card.
 
 The score is calibrated on reference voxels that hold no lesion: synthetic heads of label maps kept out of training and
-real slices kept out of training. The threshold for bright findings is the one of highest pooled Dice on the development
-patients of an evaluation set, raised where the lesion-free heads would show more than two findings each, and further towards two
-false findings in each patient as long as Dice stays within 3 % of its best. Dark findings must be rare in both.
+real slices kept out of training. What a finding must pass is chosen in `inference.operating`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +18,14 @@ from scipy import ndimage
 from inference.card import Calibration, OperatingPointCard
 from inference.data import Study, axial_volume
 from inference.localizer import Context, RecipeLocalizer
-from inference.metrics import ScoreHistogram
+from inference.operating import LEAST_MM3, MOST_FINDINGS, RawHead, near_lesion, operating_point, rule_words
 from inference.phantom.analytic import analytic_atlas
 from inference.phantom.banks import Bank
 from inference.phantom.heads import Lesions, SyntheticHead, head_from_atlas
 from inference.phantom.tissues import Atlas, read_label_map
-from inference.postprocess import calibrate, calibrated
+from inference.postprocess import calibrate
 from inference.preprocess import UNIT
 from inference.restoration import Setting, restore
-from inference.types import Contrast
 
 log = structlog.get_logger()
 
@@ -42,33 +38,7 @@ REFERENCE_WORDS = (
     "voxels inside the predicted brain of lesion-free synthetic heads, and of real slices where some were given, all kept out "
     "of training; what was unusually bright in the real ones was painted out; no truly healthy subjects"
 )
-RULE = (
-    "bright: highest Dice pooled over {patients} patients kept out of training, raised until lesion-free synthetic heads show at "
-    "most 2 findings each, then towards 2 findings farther than 5 mm from a marked lesion in each patient while Dice stays "
-    "within 3 % of its best; dark: at most 1 false finding a head of either kind"
-)
-RULE_WITHOUT = "at most 2 bright findings in each lesion-free head, and at most 1 dark one; no patient had a say"
-MOST_FALSE_PER_HEAD = 2.0
-LEAST_MM3 = 40.0
-MOST_FINDINGS = 50
 _VOXELS_PER_HEAD = 150_000
-_DARK_FALSE_PER_HEAD = 1.0
-_KEPT_DICE = 0.97
-_FAR_MM = 5.0
-_STEP = 0.05
-_LOWEST_THRESHOLD = 3.0  # where no patient has a say: one reference voxel in a thousand
-
-
-@dataclass(frozen=True, slots=True)
-class RawHead:
-    """The raw map of one head, smoothed as the recipe does, on its own grid."""
-
-    raw: FloatArray
-    brain: BoolArray
-    spacing_mm: tuple[float, float, float]
-    lesion: BoolArray | None
-    near: BoolArray | None
-    """Within 5 mm of the marked lesion."""
 
 
 def head_volume(head: SyntheticHead) -> Volume:
@@ -96,7 +66,7 @@ def raw_head(localizer: RecipeLocalizer, volume: Volume, lesion: BoolArray | Non
     maps = localizer.raw_maps(volume, Context())
     smooth = localizer.recipe.postprocessor.smooth(maps.raw)
     spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
-    return RawHead(smooth, maps.brain, spacing, lesion, None if lesion is None else _near(lesion, spacing))
+    return RawHead(smooth, maps.brain, spacing, lesion, None if lesion is None else near_lesion(lesion, spacing))
 
 
 def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> FloatArray:
@@ -123,85 +93,6 @@ def reference_table(heads: Sequence[RawHead], real: FloatArray, words: str, seed
     return calibrate(np.concatenate(parts), words)
 
 
-def operating_point(
-    calibration: Calibration, healthy: Sequence[RawHead], development: Sequence[RawHead], words: str
-) -> OperatingPointCard:
-    """Thresholds on the calibrated score: best pooled Dice for bright findings, rare false ones for both signs."""
-    return OperatingPointCard(
-        threshold={
-            "brighter": round(_bright_threshold(calibration, healthy, development), 3),
-            "darker": round(_dark_threshold(calibration, healthy, development), 3),
-        },
-        minimum_volume_mm3=LEAST_MM3,
-        maximum_findings=MOST_FINDINGS,
-        rule=words,
-    )
-
-
-def _bright_threshold(calibration: Calibration, healthy: Sequence[RawHead], development: Sequence[RawHead]) -> float:
-    threshold, total = _LOWEST_THRESHOLD, ScoreHistogram(0.0, 10.0)
-    for head in development:
-        if head.lesion is not None:
-            total.add(np.where(head.brain, calibrated(head.raw, calibration, Contrast.BRIGHTER), np.float32(0)), head.lesion)
-    best = total.best_dice()
-    if total.marked.any():
-        threshold = best.threshold
-    while false_per_head(calibration, healthy, Contrast.BRIGHTER, threshold) > MOST_FALSE_PER_HEAD:
-        threshold += _STEP
-    while (
-        total.dice(threshold + _STEP) > _KEPT_DICE * best.dice
-        and false_per_head(calibration, development, Contrast.BRIGHTER, threshold) > MOST_FALSE_PER_HEAD
-    ):
-        threshold += _STEP
-    log.info(
-        "bright threshold",
-        score=round(threshold, 2),
-        best_dice=round(best.dice, 3),
-        dice=round(total.dice(threshold), 3),
-        false_per_healthy=false_per_head(calibration, healthy, Contrast.BRIGHTER, threshold),
-        false_per_patient=false_per_head(calibration, development, Contrast.BRIGHTER, threshold),
-    )
-    return threshold
-
-
-def _dark_threshold(calibration: Calibration, healthy: Sequence[RawHead], development: Sequence[RawHead]) -> float:
-    threshold, end = _LOWEST_THRESHOLD, float(np.log10(calibration.voxels))
-    for heads in (healthy, development):
-        while threshold <= end and false_per_head(calibration, heads, Contrast.DARKER, threshold) > _DARK_FALSE_PER_HEAD:
-            threshold += 2 * _STEP
-    log.info("dark threshold", score=round(threshold, 2), highest=round(end, 2))
-    return threshold
-
-
-def false_per_head(calibration: Calibration, heads: Sequence[RawHead], sign: Contrast, threshold: float) -> float:
-    """Mean number of findings of at least the minimum volume and farther than 5 mm from any marked lesion."""
-    counts = []
-    least = _departure_at(calibration, sign, threshold)
-    for head in heads:
-        above = head.brain & ((head.raw if sign is Contrast.BRIGHTER else -head.raw) >= least)
-        labels, number = ndimage.label(above, np.ones((3, 3, 3)))
-        sizes = np.bincount(labels.ravel(), minlength=number + 1) * float(np.prod(head.spacing_mm))
-        near = np.zeros(number + 1, dtype=np.bool_)
-        if head.near is not None:
-            near[np.unique(labels[head.near])] = True
-        counts.append(int(((sizes >= LEAST_MM3) & ~near)[1:].sum()))
-    return float(np.mean(counts)) if counts else 0.0
-
-
-def _departure_at(calibration: Calibration, sign: Contrast, threshold: float) -> float:
-    """The smallest departure with a score of at least `threshold`; infinite above the highest score there is."""
-    scores = -np.log10(np.asarray(calibration.exceedance))
-    if threshold > scores[-1]:
-        return float("inf")
-    return float(np.interp(threshold, scores, np.asarray(calibration.raw[sign])))
-
-
-def _near(lesion: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
-    if not lesion.any():
-        return np.zeros_like(lesion)
-    return np.asarray(ndimage.distance_transform_edt(~lesion, sampling=spacing_mm) <= _FAR_MM)
-
-
 def calibrate_recipe(
     localizer: RecipeLocalizer, reference_maps: Sequence[Path], real: Bank | None, development: Sequence[Study], heads: int = 4
 ) -> tuple[Calibration, OperatingPointCard]:
@@ -217,8 +108,9 @@ def calibrate_recipe(
     references = np.zeros(0, np.float32) if real is None else real_reference(localizer, real)
     patients = development_heads(localizer, iter(development))
     table = reference_table(healthy, references, REFERENCE_WORDS)
-    words = RULE.format(patients=len(patients)) if patients else RULE_WITHOUT
-    return table, operating_point(table, healthy, patients, words)
+    return table, operating_point(
+        table, healthy, patients, rule_words(f"{len(patients)} patients kept out of training", patients)
+    )
 
 
 def provisional() -> tuple[Calibration, OperatingPointCard]:

@@ -70,6 +70,25 @@ class OperatingPointCard(_Part):
     rule: str
 
 
+class DomainReference(_Part):
+    """What ordinary studies look like to the model (see `inference.domain`): the gate for those that do not."""
+
+    reference: str
+    """Which studies, in words."""
+    figures: tuple[str, ...]
+    """What was measured of each; the order of every list below."""
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+    distances: tuple[float, ...]
+    """Rising: each reference study's distance from all the others."""
+    remark_above: float
+    """Distance above which the reader is told."""
+    refuse_above: float | None
+    """Distance above which the study is refused; None: never."""
+
+
 class Source(_Part):
     """One source of training or reference data."""
 
@@ -123,6 +142,8 @@ class ModelCard(_Part):
     """Command, seed, steps, minutes, device."""
     measured: dict[str, float | int | str]
     """Headline figures with the command that gave them."""
+    domain: dict[str, DomainReference] = {}
+    """Keyed by recipe; the gate is off for a recipe that is not named."""
     files: dict[str, str]
     """Relative file name to SHA-256 (hex)."""
     distributable: bool = True

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from highdicom import Volume, get_volume_from_series
+from highdicom.seg import segread
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
+from pydicom.uid import SegmentationStorage
 from scipy import ndimage
 
 from inference.nifti import volume_from_nifti
@@ -28,9 +31,21 @@ from inference.preprocess import BRIGHTEST, Grid, resample
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
+SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation, and Label Map Segmentation (PS3.6), which pydicom 3.0 has no name for."""
 LGG_SPACING_MM = (5.0, 0.94, 0.94)
 """Nominal: the published set carries no header."""
 SOOP_SPACING_MM = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of a patient and may matter for how well a model does; empty or NaN where it is not known."""
+
+    site: str = ""
+    sex: str = ""
+    """`M`, `F` or `O`, as in DICOM."""
+    age_years: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,7 @@ class Study:
     """float32, in the patient coordinate system."""
     lesion: BoolArray | None
     """On the volume's grid; None where nothing is marked."""
+    traits: Traits = Traits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +130,15 @@ def is_validation(patient: str, share: float = 0.2) -> bool:
     return fraction_of(patient) >= 1 - share
 
 
+def chosen(studies: Iterable[Study], split: str) -> Iterator[Study]:
+    """The studies of `development` patients, of `held-out` ones, or `all`. ValueError where the split is another word."""
+    if split not in {"development", "held-out", "all"}:
+        raise ValueError(f"split {split!r} is none of development, held-out, all")
+    for study in studies:
+        if split == "all" or is_development(study.patient) == (split == "development"):
+            yield study
+
+
 @dataclass(frozen=True, slots=True)
 class Arrays:
     """Studies from memory: (patient, image[slice foot to head, row front to back, column right to left], lesion or None)."""
@@ -159,7 +184,10 @@ class NiftiFolder:
 
 @dataclass(frozen=True, slots=True)
 class DicomFolder:
-    """Every series below a folder, one folder per series; the patient is a hash of Patient ID, which is never kept."""
+    """Every series below a folder, one folder per series; the patient is a hash of Patient ID, which is never kept.
+
+    A segmentation (SEG) anywhere below `folder` that names a series' images is its lesion, all segments together.
+    """
 
     folder: Path
 
@@ -169,13 +197,38 @@ class DicomFolder:
         return self.folder.name
 
     def studies(self) -> Iterator[Study]:
-        """One study per folder that holds DICOM files. highdicom's errors name what is wrong with a series."""
+        """One study per folder that holds DICOM images. highdicom's errors name what is wrong with a series or a SEG."""
+        masks = self._segmentations()
         for folder in sorted({path.parent for path in self.folder.rglob("*") if path.is_file()}):
-            datasets = [dcmread(path) for path in sorted(folder.iterdir()) if _is_dicom(path)]
+            found = [dcmread(path) for path in sorted(folder.iterdir()) if _is_dicom(path)]
+            datasets = [dataset for dataset in found if dataset.SOPClassUID not in SEGMENTATIONS]
             if not datasets:
                 continue
             patient = hashlib.sha256(str(datasets[0].get("PatientID", folder.name)).encode()).hexdigest()[:16]
-            yield Study(patient, get_volume_from_series(datasets, dtype=np.float32), None)
+            volume = get_volume_from_series(datasets, dtype=np.float32)
+            uid = str(datasets[0].SeriesInstanceUID)
+            lesion = _segmented(masks[uid], volume) if uid in masks else None
+            yield Study(patient, volume, lesion)
+
+    def _segmentations(self) -> dict[str, list[Path]]:
+        """Files of segmentations by the series they refer to."""
+        masks: dict[str, list[Path]] = {}
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and _is_dicom(path):
+                header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "ReferencedSeriesSequence"])
+                if header.SOPClassUID in SEGMENTATIONS:
+                    for series in header.get("ReferencedSeriesSequence", []):
+                        masks.setdefault(str(series.SeriesInstanceUID), []).append(path)
+        return masks
+
+
+def _segmented(paths: Sequence[Path], volume: Volume) -> BoolArray:
+    """The union of all segments of these SEGs on the grid of the volume."""
+    union = np.zeros(volume.spatial_shape, dtype=np.bool_)
+    for path in paths:
+        part = segread(path).get_volume(combine_segments=True, relabel=True, skip_overlap_checks=True, dtype=np.uint8)
+        union |= np.asarray(part.match_geometry(volume).array > 0)
+    return union
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,13 @@ from inference.bundle import Bundle, load_bundle, open_card
 from inference.card import BundleError, ModelCard, OperatingPointCard
 from inference.contract import Checked
 from inference.cost import Meter, Shape
+from inference.domain import FIGURES, Figures, assess, check_domain, figures_of
 from inference.gate import check_brain, check_volume, remarks
 from inference.postprocess import Assessment
 from inference.preprocess import UNIT, Prepared, prepare
 from inference.recipes import RECIPES, Recipe
 from inference.restoration import Setting, restore
-from inference.types import Contrast, Cost, Localization, OperatingPoint, Provenance
+from inference.types import Contrast, Cost, DomainFit, Localization, OperatingPoint, Provenance
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -38,6 +39,7 @@ BoolArray = NDArray[np.bool_]
 ENTRY_POINT_GROUP = "fovea.localizers"
 """Its entry points are functions (bundle folder, card, device) -> Localizer, named by their recipe."""
 
+UNCHECKED = "Whether this study is like those the model was calibrated on was not checked: the card is of another version."
 LINEAR = 1
 """Order of interpolation on the way back to the source grid."""
 HALF = 0.5
@@ -77,6 +79,8 @@ class RawMaps:
     source's own sharpness stays; the input itself outside the brain. None where the recipe makes none."""
     uncertainty: FloatArray | None
     cost: Cost
+    figures: Figures
+    """What the study looks like to the model, for `inference.domain`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class RecipeLocalizer:
         started = time.perf_counter()
         maps = self.raw_maps(volume, context, recipe)
         card = self.bundle.card
+        domain, unlike = _domain(card, recipe, maps.figures)
         calibration, operating_point = card.calibration[recipe.name], card.operating_point[recipe.name]
         raw = volume.with_array(maps.raw)
         assessment = recipe.postprocessor.assess(raw, maps.brain, calibration, operating_point)
@@ -105,7 +110,7 @@ class RecipeLocalizer:
             levels=recipe.sampler.levels,
             operating_point=_stated(operating_point),
             cost=replace(maps.cost, seconds=time.perf_counter() - started),
-            quality=(*context.remarks, *remarks(volume, maps.brain), *_remark_left_out(assessment)),
+            quality=(*context.remarks, *unlike, *remarks(volume, maps.brain), *_remark_left_out(assessment)),
         )
         return Localization(
             score=volume.with_array(assessment.score),
@@ -118,6 +123,7 @@ class RecipeLocalizer:
             findings_left_out=assessment.findings_left_out,
             study_score=assessment.study_score,
             provenance=provenance,
+            domain=domain,
         )
 
     def raw_maps(self, volume: Volume, context: Context, recipe: Recipe | None = None) -> RawMaps:
@@ -130,6 +136,7 @@ class RecipeLocalizer:
             prepared = prepare(volume, bundle.card, BrainMask(bundle.brain))
             check_brain(prepared.brain)
             maps = restore(prepared.images, prepared.brain, recipe, bundle.networks, setting)
+            figures = figures_of(prepared.images, prepared.brain, maps.raw, prepared.spacing_mm)
             way_back = WayBack.of(prepared)
             check_brain(way_back.brain)
             raw = way_back.bring(maps.raw)
@@ -137,7 +144,7 @@ class RecipeLocalizer:
             uncertainty = None if maps.uncertainty is None else way_back.bring(maps.uncertainty)
         if not np.all(np.isfinite(raw)):
             raise ArithmeticError("the network answered with numbers that are not finite")
-        return RawMaps(raw, way_back.brain, healthy, uncertainty, meter.cost())
+        return RawMaps(raw, way_back.brain, healthy, uncertainty, meter.cost(), figures)
 
 
 def load_localizer(
@@ -208,6 +215,17 @@ class WayBack:
         """values of the network's grid [slice, row, column] on the source grid: means over brain alone."""
         inside = self.prepared.to_source(np.where(self.prepared.brain, values, np.float32(0)), order=LINEAR)
         return np.where(self.brain, inside / np.maximum(self.share, HALF), np.float32(0)).astype(np.float32)
+
+
+def _domain(card: ModelCard, recipe: Recipe, figures: Figures) -> tuple[DomainFit | None, tuple[str, ...]]:
+    """How the study compares with the card's reference, and what the reader is told. Raises Refusal where it lies too far."""
+    reference = card.domain.get(recipe.name)
+    if reference is None:
+        return None, ()
+    if reference.figures != FIGURES:
+        return None, (UNCHECKED,)
+    fit = assess(figures, reference)
+    return fit, check_domain(fit, reference)
 
 
 def _stated(card: OperatingPointCard) -> OperatingPoint:

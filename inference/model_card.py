@@ -18,8 +18,8 @@ _LIMITS = """
 """
 
 
-def model_card_text(card: ModelCard) -> str:
-    """The page for people, in Markdown."""
+def model_card_text(card: ModelCard, charts: Sequence[str] = ()) -> str:
+    """The page for people, in Markdown; `charts` are the names of SVG files beside it."""
     parts = [
         f"# {card.name} {card.version}",
         card.summary,
@@ -30,6 +30,8 @@ def model_card_text(card: ModelCard) -> str:
         _table(("figure", "value"), [(name, _value(value)) for name, value in card.measured.items()]),
         "## Blind spots",
         "\n".join(f"- {sentence}" for sentence in card.blind_spots),
+        *(f"![share of painted lesions found, by size and contrast]({name})" for name in charts),
+        *_domain(card),
         "## Operating point and calibration",
         *(_operating_point(name, point) for name, point in card.operating_point.items()),
         *(f"Reference of `{name}`: {table.voxels:,} {table.reference}." for name, table in card.calibration.items()),
@@ -40,6 +42,21 @@ def model_card_text(card: ModelCard) -> str:
         _table(("what", "value"), [(name.replace("_", " "), _value(value)) for name, value in card.training.items()]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _domain(card: ModelCard) -> list[str]:
+    """What is said to the reader, and refused, of studies that look like none the model was calibrated on."""
+    if not card.domain:
+        return ["No reference of ordinary studies is on the card: studies unlike those it was calibrated on are not told apart."]
+    parts = ["## Studies unlike the reference"]
+    for name, one in card.domain.items():
+        refused = "never" if one.refuse_above is None else f"above {one.refuse_above:.1f}"
+        parts.append(
+            f"`{name}`: {len(one.figures)} figures of each study (intensities, rim against depth, noise, sharpness, shading, "
+            f"residual) are compared with {len(one.distances)} reference studies: {one.reference}. The reader is told above a "
+            f"distance of {one.remark_above:.1f}; refused: {refused}; the farthest reference study: {one.distances[-1]:.1f}."
+        )
+    return parts
 
 
 def _validity(card: ModelCard) -> list[tuple[str, str]]:

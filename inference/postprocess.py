@@ -82,7 +82,7 @@ class Components:
             above = brain & own & (scores[sign] >= operating_point.threshold[sign])
             found = _components(above, sign, raw, operating_point.minimum_volume_mm3)
             least = operating_point.least_evidence.get(sign, 0.0)
-            regions += [region for region in found if evidence(region, scores[sign], raw.voxel_volume) >= least]
+            regions += [region for region in found if _evidence(region, scores[sign], raw.voxel_volume) >= least]
         regions.sort(key=lambda region: (-region.voxels, _place(raw, region)))  # the same on every grid of the same voxels
         kept = regions[: operating_point.maximum_findings]
         labels = np.zeros(score.shape, dtype=np.uint16)
@@ -181,10 +181,13 @@ def _components(above: BoolArray, sign: Contrast, grid: Volume, minimum_mm3: flo
     return regions
 
 
-def evidence(region: Region, score: FloatArray, voxel_mm3: float) -> float:
-    """The region's peak score plus log10 of its volume in mm3: a small region must be striking, a faint one large."""
-    peak = float(score[tuple(region.indices.T)].max())
-    return peak + math.log10(max(region.voxels * voxel_mm3, 1e-9))
+def evidence_of(peak_score: float, volume_mm3: float) -> float:
+    """Peak score plus log10 of the volume in mm3: a small finding must be striking, a faint one large."""
+    return peak_score + math.log10(volume_mm3)
+
+
+def _evidence(region: Region, score: FloatArray, voxel_mm3: float) -> float:
+    return evidence_of(float(score[tuple(region.indices.T)].max()), region.voxels * voxel_mm3)
 
 
 def _place(grid: Volume, region: Region) -> tuple[float, ...]:

@@ -22,23 +22,23 @@ from torch import Tensor
 
 from inference.bundle import open_card, weights_file, write_bundle
 from inference.calibrate import (
-    RULE_WITHOUT,
     development_heads,
     head_volume,
     healthy_heads,
-    operating_point,
     provisional,
     raw_head,
     real_reference,
     reference_table,
 )
-from inference.card import BRAIN, Calibration, ModelCard, NetworkCard, OperatingPointCard, Source, Validity
-from inference.data import Lgg, Study, soop_bank
-from inference.evaluate import chosen
+from inference.card import BRAIN, Calibration, DomainReference, ModelCard, NetworkCard, OperatingPointCard, Source, Validity
+from inference.data import Lgg, Study, chosen, nichart, soop_bank
+from inference.domain import Figures, domain_reference
+from inference.evaluation.grid import Grid, grid_chart
 from inference.fit import mean_weights
-from inference.localizer import RecipeLocalizer, load_localizer
+from inference.localizer import Context, RecipeLocalizer, load_localizer
 from inference.model_card import model_card_text
 from inference.networks import RESTORER
+from inference.operating import operating_point, rule_words
 from inference.phantom.analytic import analytic_atlas
 from inference.phantom.banks import Bank
 from inference.phantom.tissues import Atlas, read_label_map
@@ -69,15 +69,12 @@ REFERENCE_WORDS = (
     "voxels inside the predicted brain of lesion-free synthetic heads from label maps kept out of training, and of real FLAIR "
     "slices (SOOP) kept out of training, their strokes and hyperintensities painted out; no truly healthy subjects"
 )
-RULE = (
-    "bright: highest Dice pooled over {patients} low-grade-glioma development patients, raised until lesion-free synthetic heads "
-    "show at most 2 findings each, then towards 2 findings farther than 5 mm from a marked lesion in each patient while Dice "
-    "stays within 3 % of its best; dark: at most 1 false finding a head of either kind"
-)
 SUMMARY = (
     "Restores a FLAIR slice to a healthy estimate in one pass of a small diffusion U-Net (cold diffusion, severity as "
     "timestep) and outlines what it restored, trained on synthetic heads and anomalies; residual and outline make the score."
 )
+PAINTED = "Painted lesions"
+"""How the sentences of the phantom grid begin."""
 NOT_MEASURED = "not measured: nobody has yet tried this bundle on marked lesions"
 
 
@@ -242,10 +239,54 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
 
 def annotate(folder: Path, measured: Mapping[str, float | int | str], blind_spots: Sequence[str]) -> ModelCard:
     """The same bundle with figures, blind spots and MODEL_CARD.md replaced; weights, calibration and thresholds stay."""
+    return _rewritten(folder, {"measured": dict(measured), "blind_spots": tuple(blind_spots)}, {})
+
+
+def attach_grid(folder: Path, grids: Mapping[str, Grid]) -> ModelCard:
+    """The same bundle with the chart of each recipe's phantom grid; its sentences replace the card's on painted lesions."""
+    card = open_card(folder)
+    first = next(iter(grids.values()))
+    kept = tuple(spot for spot in card.blind_spots if not spot.startswith(PAINTED) and spot != NOT_MEASURED)
+    charts = {f"detection-bias-{label.replace('/', '-')}.svg": grid_chart(label, grid) for label, grid in grids.items()}
+    return _rewritten(folder, {"blind_spots": (*first.blind_spots(), *kept)}, charts)
+
+
+def attach_domain(folder: Path, references: Mapping[str, DomainReference]) -> ModelCard:
+    """The same bundle with what ordinary studies look like to each of these recipes; the gate is on from then."""
+    return _rewritten(folder, {"domain": dict(references)}, {})
+
+
+def reference_studies(localizer: RecipeLocalizer, data: Path, heads: int, limit: int) -> tuple[list[Figures], str]:
+    """The figures of the studies that a bundle's thresholds were chosen on, and of lesion-free heads; and who they are."""
+    real = list(itertools.islice(chosen(Lgg(data / "lgg_flair").studies(), "development"), limit))
+    real += list(itertools.islice(chosen(nichart(data / "nichart_wmh").studies(), "development"), limit))
+    atlases = [read_label_map(path) for path in label_map_paths(data)[-4:]]
+    made = [head_volume(head) for head in healthy_heads(atlases, heads, seed=9000)]
+    figures = [localizer.raw_maps(volume, Context()).figures for volume in (*(study.volume for study in real), *made)]
+    words = (
+        f"{len(real)} development patients (low-grade glioma; white-matter lesions of the elderly) and {len(made)} lesion-free "
+        "synthetic heads of label maps kept out of training"
+    )
+    return figures, words
+
+
+def add_domain(folder: Path, data: Path, recipes: Sequence[str], heads: int, limit: int) -> ModelCard:
+    """Measures the reference studies under these recipes and puts them onto the bundle's card."""
+    references = {}
+    for name in recipes:
+        references[name] = domain_reference(*reference_studies(_open(folder, name), data, heads, limit))
+        log.info("reference", recipe=name, studies=len(references[name].distances), remark=references[name].remark_above)
+    return attach_domain(folder, references)
+
+
+def _rewritten(folder: Path, update: Mapping[str, object], charts: Mapping[str, str]) -> ModelCard:
+    """The bundle with parts of its card and charts replaced; what else lies in it stays as it is."""
     card = open_card(folder)
     tensors = {weights_file(name): load_file(folder / weights_file(name)) for name in card.networks}
-    noted = card.model_copy(update={"measured": dict(measured), "blind_spots": tuple(blind_spots)})
-    return write_bundle(folder, noted, tensors, {"MODEL_CARD.md": model_card_text(noted)})
+    kept = {name: (folder / name).read_text(encoding="utf-8") for name in card.files if name.endswith(".svg")}
+    texts = {**kept, **charts}
+    noted = card.model_copy(update=dict(update))
+    return write_bundle(folder, noted, tensors, {**texts, "MODEL_CARD.md": model_card_text(noted, sorted(texts))})
 
 
 def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]:
@@ -259,7 +300,7 @@ def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]
         real = np.zeros(0, np.float32) if ingredients.real is None else real_reference(localizer, ingredients.real)
         table = reference_table(healthy, real, REFERENCE_WORDS)
         development = development_heads(localizer, iter(ingredients.development))
-        words = RULE.format(patients=len(development)) if development else RULE_WITHOUT
+        words = rule_words(f"{len(development)} low-grade-glioma development patients", development)
         made[name] = Made(table, operating_point(table, healthy, development, words))
         log.info("calibrated", recipe=name, voxels=table.voxels, thresholds=made[name].point.threshold)
     return made
@@ -276,12 +317,13 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="make a bundle of trained networks")
     parser.add_argument("--recipe", default="brain-flair", choices=sorted(RECIPES))
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--measured", type=Path, help="JSON with `measured` and `blind_spots`, from inference.evaluate")
     parser.add_argument("--limit", type=int, default=1000, help="development patients at most")
     parser.add_argument("--annotate", action="store_true", help="only replace figures and text of the bundle in --out")
+    parser.add_argument("--domain", action="store_true", help="only add the reference of ordinary studies to the bundle in --out")
     parser.add_argument("--heads", type=int, default=3, help="lesion-free heads of each held-out label map")
     parser.add_argument("--recipes", nargs="+", default=list(LOCALIZERS), choices=LOCALIZERS)
     wanted = parser.parse_args()
@@ -289,6 +331,9 @@ def main() -> None:
     measured, blind_spots = notes.get("measured", {}), tuple(notes.get("blind_spots", (NOT_MEASURED,)))
     if wanted.annotate:
         annotate(wanted.out, measured, blind_spots)
+        return
+    if wanted.domain:
+        add_domain(wanted.out, wanted.data, wanted.recipes, wanted.heads, wanted.limit)
         return
     recipe = replace(RECIPES[wanted.recipe], reference_heads=wanted.heads)
     lgg = wanted.data / "lgg_flair"

@@ -101,6 +101,20 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainFit:
+    """How a study compares with those the model was calibrated on."""
+
+    distance: float
+    """Mahalanobis distance of its figures (`inference.domain`) from the reference's mean."""
+    p: float
+    """Share of reference studies, this one counted among them, that lie at least as far out."""
+    limit: float
+    """Distance above which the reader is told."""
+    outside: tuple[str, ...]
+    """Its figures beyond the reference's lowest and highest, in words, the farthest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Localization:
     """Where a volume departs from healthy anatomy. Every volume lies on the grid of the input."""
 
@@ -122,3 +136,5 @@ class Localization:
     study_score: float
     """The 99.5th percentile of the score inside the brain."""
     provenance: Provenance
+    domain: DomainFit | None = None
+    """None where the model's card has no reference to compare with."""

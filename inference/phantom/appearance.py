@@ -81,6 +81,26 @@ def draw_flair(rng: np.random.Generator) -> Look:
     )
 
 
+def draw_t1(rng: np.random.Generator) -> Look:
+    """A T1 look at random: grey matter darker than white, fluid dark, fat bright. What a FLAIR model must refuse."""
+    look = draw_flair(rng)
+    levels = look.levels
+    levels[[Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX]] = rng.uniform(0.6, 0.78)
+    levels[Tissue.DEEP_GREY] = rng.uniform(0.75, 0.9)
+    levels[[Tissue.VENTRICLE, Tissue.CSF]] = rng.uniform(0.15, 0.35)
+    return look
+
+
+def draw_t2(rng: np.random.Generator) -> Look:
+    """A T2 look at random: grey matter brighter than white, fluid brightest of all."""
+    look = draw_flair(rng)
+    levels = look.levels
+    levels[[Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX]] = rng.uniform(1.3, 1.6)
+    levels[Tissue.DEEP_GREY] = rng.uniform(1.0, 1.3)
+    levels[[Tissue.VENTRICLE, Tissue.CSF]] = rng.uniform(2.5, 4.0)
+    return look
+
+
 def draw_any(rng: np.random.Generator) -> Look:
     """A look of any weighting, half of them FLAIR, with heavier imperfections: what a brain mask must stand."""
     look = draw_flair(rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,14 +75,20 @@ def scan_head(
 
 
 def head_from_atlas(
-    atlas: Atlas, *, seed: int, spacing_mm: Spacing = (5.0, 0.9, 0.9), lesions: Lesions | None = None, ordinary: bool = True
+    atlas: Atlas,
+    *,
+    seed: int,
+    spacing_mm: Spacing = (5.0, 0.9, 0.9),
+    lesions: Lesions | None = None,
+    ordinary: bool = True,
+    draw: Callable[[np.random.Generator], Look] = draw_flair,
 ) -> SyntheticHead:
     """An atlas, a little turned and resized, as an axial series from 45 mm below its brain to 12 mm above it.
 
-    Without `lesions` it is healthy. `ordinary` leaves the ends of the range of scanners out.
+    Without `lesions` it is healthy. `ordinary` leaves the ends of the range of scanners out. `draw` is the weighting.
     """
     rng = np.random.default_rng([seed, 7])
-    look = moderate(draw_flair(rng)) if ordinary else draw_flair(rng)
+    look = moderate(draw(rng)) if ordinary else draw(rng)
     low, high = atlas.brain_levels
     centre = atlas.centre
     below = centre[0] - max(0, low - 45)

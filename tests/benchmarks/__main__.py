@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-BENCHMARKS = ("bench_receive", "bench_turnaround", "bench_results")
+BENCHMARKS = ("bench_receive", "bench_turnaround", "bench_results", "bench_methods")
 
 
 def main() -> None:

@@ -7,19 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from inference.calibrate import (
-    MOST_FALSE_PER_HEAD,
-    RawHead,
-    false_per_head,
-    healthy_heads,
-    operating_point,
-    reference_table,
-    spotted_heads,
-)
-from inference.data import is_development
-from inference.evaluate import Case, chosen, intensity_maps, interval, pooled_dice, summarise
-from inference.metrics import LesionCount, ScoreHistogram
+from inference.calibrate import healthy_heads, reference_table, spotted_heads
+from inference.data import chosen, is_development
+from inference.evaluation.maps import intensity_maps
 from inference.model_card import model_card_text
+from inference.operating import MOST_FALSE, RawHead, candidates, false_per_head, operating_point, rule_words
 from inference.phantom.tissues import Atlas, Tissue, atlas_from_tissue
 from inference.types import Contrast
 from tests.inference.heads import card
@@ -62,15 +54,31 @@ def test_scores_of_the_reference_are_its_own_exceedances() -> None:
     assert all(low <= high for low, high in pairwise(table.raw["darker"]))
 
 
-def test_the_bright_threshold_separates_lesions_from_noise_and_keeps_false_findings_rare() -> None:
+def test_the_bright_threshold_separates_lesions_from_noise_and_evidence_keeps_false_findings_rare() -> None:
     healthy = [noise_head(seed, ((5, 1.5), (20, 1.5), (35, 1.5), (50, 1.5))) for seed in range(4)]
     table = reference_table(healthy, np.zeros(0, np.float32), "noise")
-    patients = [noise_head(seed, ((30, 4.0),), lesion=True) for seed in range(10, 13)]
+    patients = [noise_head(seed, ((30, 4.0), (8, 1.6)), lesion=True) for seed in range(10, 13)]
 
     point = operating_point(table, healthy, patients, "a rule")
 
-    assert false_per_head(table, healthy, Contrast.BRIGHTER, point.threshold["brighter"]) <= MOST_FALSE_PER_HEAD
-    assert false_per_head(table, patients, Contrast.BRIGHTER, point.threshold["brighter"]) == 0
+    threshold, evidence = point.threshold["brighter"], point.least_evidence["brighter"]
+    assert false_per_head(table, healthy, Contrast.BRIGHTER, threshold, evidence) <= MOST_FALSE[Contrast.BRIGHTER]
+    assert false_per_head(table, patients, Contrast.BRIGHTER, threshold, evidence) <= MOST_FALSE[Contrast.BRIGHTER]
+    for patient in patients:
+        kept = [one for one in candidates(patient, table, Contrast.BRIGHTER, threshold) if one.evidence >= evidence]
+        assert any(one.marked == 8 * 8 * 2 for one in kept)
+
+
+def test_without_patients_the_lesion_free_heads_decide_alone_and_the_card_says_so() -> None:
+    healthy = [noise_head(seed, ((5, 1.5), (20, 1.5), (35, 1.5), (50, 1.5))) for seed in range(4)]
+    table = reference_table(healthy, np.zeros(0, np.float32), "noise")
+
+    point = operating_point(table, healthy, [], rule_words("nobody", []))
+
+    threshold, evidence = point.threshold["brighter"], point.least_evidence["brighter"]
+    assert false_per_head(table, healthy, Contrast.BRIGHTER, threshold) > MOST_FALSE[Contrast.BRIGHTER]
+    assert false_per_head(table, healthy, Contrast.BRIGHTER, threshold, evidence) <= MOST_FALSE[Contrast.BRIGHTER]
+    assert "no patient had a say" in point.rule
 
 
 def test_a_finding_on_a_lesion_is_not_false_and_one_far_away_is() -> None:
@@ -95,36 +103,6 @@ def test_healthy_heads_have_no_lesion_and_spotted_ones_have_the_size_asked_for()
     assert 2 * 500 < volume < 4 * 1600  # up to four balls of 905 mm3, bent by a tenth
     inside = spotted.image[spotted.lesion].mean() / np.median(spotted.image[spotted.brain])
     assert inside > 1.4
-
-
-def case(patient: str, gap: float) -> Case:
-    rng = np.random.default_rng(len(patient))
-    truth = np.zeros((4, 30, 30), dtype=np.bool_)
-    truth[1, 5:15, 5:15] = True
-    histograms = {}
-    for method, step in (("model", gap), ("score", gap), ("intensity", gap / 4), ("smoothed", gap / 3), ("equalised", 0.0)):
-        histograms[method] = ScoreHistogram(-25.0, 25.0)
-        histograms[method].add(rng.normal(0, 1, truth.shape) + step * truth, truth)
-    return Case(patient, histograms, LesionCount(1, 1, 1, 2, 1), 120, 100, 80, 0.0, 1.0, 4)
-
-
-def test_figures_are_pooled_over_voxels_and_intervals_over_patients() -> None:
-    cases = [case("a", 4.0), case("bb", 4.5), case("ccc", 5.0)]
-
-    found = summarise(cases, draws=40)
-    low, high = interval(cases, pooled_dice, draws=20)
-
-    assert found["patients"] == 3
-    assert found["dice_at_operating_point"] == pytest.approx(2 * 80 / 220)
-    assert low == high == pytest.approx(2 * 80 / 220)
-    assert found["false_findings_per_head"] == 1.0
-    model, intensity = found["model_ap"], found["intensity_ap"]
-    assert isinstance(model, float)
-    assert isinstance(intensity, float)
-    assert model > intensity
-    gain = found["gain_over_intensity_interval"]
-    assert isinstance(gain, list)
-    assert gain[0] > 0
 
 
 def test_baselines_are_brightest_where_the_image_is_and_lowest_outside_the_brain() -> None:

@@ -27,7 +27,7 @@ from inference.data import (
     tiles,
 )
 from tests.data import data_folder
-from tests.studies import Patient, Plan, head, save, series
+from tests.studies import Patient, Plan, head, save, segmentation, series
 
 pytestmark = pytest.mark.feature("R6")
 
@@ -94,6 +94,25 @@ def test_dicom_series_are_read_without_keeping_the_patient_id(tmp_path: Path) ->
     assert "SECRET" not in study.patient
     assert study.volume.spatial_shape == (5, 24, 20)
     assert np.array_equal(np.sort(study.volume.array.ravel()), np.sort(head(5, 24, 20).astype(np.float32).ravel()))
+
+
+def test_a_segmentation_of_a_series_is_its_lesion_on_the_right_voxels(tmp_path: Path) -> None:
+    images = series(Plan(slices=5, rows=24, columns=20))
+    save(images, tmp_path / "images")
+    save([segmentation(images)], tmp_path / "marks")
+
+    (study,) = DicomFolder(tmp_path).studies()
+
+    assert study.lesion is not None
+    marked = np.argwhere(study.lesion)
+    places = marked @ study.volume.affine[:3, :3].T + study.volume.affine[:3, 3]
+    first, row, column = images[2], np.arange(8, 12), np.arange(6, 12)  # the box that `segmentation` draws
+    down, right = np.array(first.ImageOrientationPatient[3:]), np.array(first.ImageOrientationPatient[:3])
+    steps = [float(step) for step in first.PixelSpacing]
+    drawn = np.array(first.ImagePositionPatient, dtype=float) + [
+        r * steps[0] * down + c * steps[1] * right for r in row for c in column
+    ]
+    assert sorted(map(tuple, places.round(3))) == sorted(map(tuple, drawn.round(3)))
 
 
 def test_a_picture_of_tiles_is_read_row_by_row(tmp_path: Path) -> None:

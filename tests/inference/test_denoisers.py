@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from inference.corruptors import Noised
-from inference.denoisers import ClassifierFree, ClassifierGuided, CleanImage, DynamicallyNormalised, Outlined, PredictedNoise, the_image
+from inference.denoisers import (
+    ClassifierFree,
+    ClassifierGuided,
+    CleanImage,
+    DynamicallyNormalised,
+    Outlined,
+    PredictedNoise,
+    the_image,
+)
 from inference.schedules import LINEAR
 from tests.inference.heads import Knows, shown
 

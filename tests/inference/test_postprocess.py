@@ -17,6 +17,7 @@ from inference.postprocess import (
     calibrated,
     check_calibration,
     check_operating_point,
+    evidence_of,
     study_score,
 )
 from inference.types import Contrast
@@ -119,6 +120,26 @@ def test_a_broken_table_is_an_error(change: dict[str, object], message: str) -> 
 def test_a_threshold_for_one_sign_only_is_an_error() -> None:
     with pytest.raises(ValueError, match="no threshold for darker"):
         check_operating_point(point().model_copy(update={"threshold": {"brighter": 1.0}}))
+
+
+def test_a_finding_must_be_striking_or_large() -> None:
+    raw = np.zeros(SHAPE)
+    raw[2, 1:3, 1:3], raw[2, 2:6, 5:8] = 2.5, 2.5  # of one height, 4 and 12 voxels
+
+    asked = point().model_copy(update={"least_evidence": {"brighter": 0.0}})
+    all_of_them = Components().assess(grid(raw), EVERYWHERE, RAMP, asked)
+    peak = all_of_them.findings[0].peak_score
+    least = evidence_of(peak, all_of_them.findings[0].volume_mm3)
+    large_only = Components().assess(
+        grid(raw), EVERYWHERE, RAMP, point().model_copy(update={"least_evidence": {"brighter": least - 0.01}})
+    )
+    none = Components().assess(
+        grid(raw), EVERYWHERE, RAMP, point().model_copy(update={"least_evidence": {"brighter": least + 0.01}})
+    )
+
+    assert [finding.voxels for finding in all_of_them.findings] == [12, 4]
+    assert [finding.voxels for finding in large_only.findings] == [12]
+    assert none.findings == ()
 
 
 @pytest.mark.parametrize("most", [0, 65_536])

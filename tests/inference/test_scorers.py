@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from inference.samplers import Estimate
-from inference.scorers import Aggregate, Gathered, Mahalanobis, MaskEnsemble, OutlinedResidual, PixelVote, Residual, Running, structural_difference
+from inference.scorers import (
+    Aggregate,
+    Gathered,
+    Mahalanobis,
+    MaskEnsemble,
+    OutlinedResidual,
+    PixelVote,
+    Residual,
+    Running,
+    structural_difference,
+)
 from inference.slices import Slices
 from tests.inference.heads import shown
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from inference.bundle import load_bundle
 from inference.data import Arrays, is_validation
 from inference.fit import FitPlan, fit, mean_weights, rate_at
-from inference.phantom import synthetic_head
-from inference.phantom.banks import Bank
-from inference.train import healthy_slices, train
 from inference.networks import RESTORER, Restorer
 from inference.objectives import outline_loss
+from inference.phantom import synthetic_head
+from inference.phantom.banks import Bank
 from inference.phantom.lesions import Corruption
+from inference.train import healthy_slices, train
 from inference.training import RECIPES, BrainLoss, RestoreLoss, part, take_over
 
 pytestmark = pytest.mark.feature("R6")
