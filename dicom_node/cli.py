@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node import cli_audit, cli_files, cli_models
+from dicom_node import cli_audit, cli_files, cli_models, cli_train
 from dicom_node.console import (
     TRY_LATER,
     UNSUITABLE,
@@ -40,6 +40,7 @@ app.add_typer(db, name="db")
 app.add_typer(audit, name="audit")
 cli_audit.add_to(audit)
 cli_models.add_to(app)
+cli_train.add_to(app)
 cli_files.add_to(app)
 
 

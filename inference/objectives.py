@@ -135,8 +135,8 @@ class RemoveAnomalies:
 
         def loss(networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
             severity = _levels((0.05, 1.0), len(examples.image), generator)
-            on_cpu = [one.cpu() for one in (examples.image, examples.brain, examples.white)]
-            painted = painter(*on_cpu, severity, generator)
+            clean, brain, white = (one.cpu() for one in (examples.image, examples.brain, examples.white))
+            painted = painter(clean, brain, white, severity, generator)
             image, target, amount = (one.to(examples.image) for one in (painted.image, painted.target, painted.amount))
             estimate = networks[self.network](image, severity.to(image)).float()
             return _absolute_error(estimate, target, examples.brain * (1 + 4 * (amount > 0.1)))
