@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check bench soak lint types unit clean
+.PHONY: run test check methods bench soak lint types unit clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -36,6 +36,11 @@ types: $(READY)
 
 unit: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not peer" --ignore=tests/acceptance --ignore=tests/viewer -n 2 --dist loadfile -q
+
+# Every recipe on one small budget: processor seconds for each; what was trained stays in var/methods and goes on from there.
+SECONDS_EACH ?= 240
+methods: $(READY)
+	$(BIN)/python -m inference.methods --data $(FOVEA_DATA) --work var/methods --seconds $(SECONDS_EACH) --out inference/METHODS.md
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks

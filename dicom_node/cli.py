@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node import cli_audit, cli_drift, cli_evaluate, cli_files, cli_models
+from dicom_node import cli_audit, cli_drift, cli_evaluate, cli_files, cli_models, cli_train
 from dicom_node.console import (
     TRY_LATER,
     UNSUITABLE,
@@ -42,6 +42,7 @@ cli_audit.add_to(audit)
 cli_models.add_to(app)
 cli_evaluate.add_to(app)
 cli_drift.add_to(app)
+cli_train.add_to(app)
 cli_files.add_to(app)
 
 

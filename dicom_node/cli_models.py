@@ -1,4 +1,4 @@
-"""The commands over models: `fovea localize`, `fovea train`, `fovea models`; the only commands that load torch."""
+"""The commands over models: `fovea localize` and `fovea models`. Training is in `cli_train`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def add_to(app: typer.Typer) -> None:
     """Hang the commands onto `fovea`."""
     app.command()(localize)
     app.command()(models)
-    app.command()(train)
 
 
 def models(config: Config = None, as_json: AsJson = False) -> None:
@@ -82,37 +81,6 @@ def localize(
             f"  {one.number}: {one.contrast}, {one.volume_mm3 / 1000:.2f} cm3, long axis {one.long_axis_mm:.1f} mm, "
             f"{one.hemisphere or 'side unknown'}, centre LPS ({x:.1f}, {y:.1f}, {z:.1f}) mm, peak score {one.peak_score:.2f}"
         )
-
-
-def train(
-    recipe: Annotated[str, typer.Argument(help="training recipe, e.g. brain-flair")],
-    out: Annotated[Path, typer.Option(help="folder for the finished bundle")],
-    work: Annotated[Path, typer.Option(help="folder for banks and checkpoints; the same one again resumes")],
-    nifti: Annotated[list[Path] | None, typer.Option(help="folder of healthy NIfTI images; may be given several times")] = None,
-    dicom: Annotated[list[Path] | None, typer.Option(help="folder of healthy DICOM series, one folder per series")] = None,
-    lesion_suffix: Annotated[str, typer.Option(help="ending of mask files beside the images; what they mark is left out")] = "",
-    label_maps: Annotated[Path | None, typer.Option(help="folder of whole-head label maps for synthetic heads")] = None,
-    soop: Annotated[Path | None, typer.Option(help="folder of the SOOP FLAIR slices")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores")] = 0,
-) -> None:
-    """Train or adapt a bundle on a site's own healthy studies; resumable, patients split, provenance on the card."""
-    import torch
-
-    from inference.data import DicomFolder, NiftiFolder, Reader
-    from inference.train import train as train_bundle
-    from inference.training import RECIPES
-
-    if recipe not in RECIPES:
-        raise CommandError(f"no training recipe is named {recipe!r}; there are {', '.join(sorted(RECIPES))}")
-    missing = [str(one) for one in (*(nifti or ()), *(dicom or ()), label_maps, soop) if one is not None and not one.is_dir()]
-    if missing:
-        raise CommandError(f"no such folder: {', '.join(missing)}")
-    readers: list[Reader] = [NiftiFolder(one, lesion_suffix=lesion_suffix or None) for one in nifti or ()]
-    readers += [DicomFolder(one) for one in dicom or ()]
-    maps = sorted(label_maps.glob("*.npy.xz")) if label_maps is not None else []
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    card = train_bundle(RECIPES[recipe], readers, out, work, maps, soop)
-    typer.echo(f"{card.name} {card.version} written to {out}")
 
 
 def _series_of(source: Path) -> SeriesVolume:

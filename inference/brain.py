@@ -26,10 +26,14 @@ _REGROWTH = 1.3
 class BrainMask:
     """Callable: images[slice, row, column] -> brain[slice, row, column]; axial, foot to head, front to back, right to left."""
 
-    def __init__(self, network: nn.Module, threshold: float = 0.5) -> None:
-        """`network` is one of the kind `brain` of `inference.networks`. Raises ValueError where it names no grid."""
+    def __init__(self, network: nn.Module, threshold: float = 0.5, grid_spacing_mm: float | None = None) -> None:
+        """`network` is one of the kind `brain` of `inference.networks`. Raises ValueError where it names no grid.
+
+        `grid_spacing_mm` is the in-plane spacing of the images it will be handed, where that is not the network's own.
+        """
         self._network = network
-        self._scale = _number(network, "grid_spacing_mm") / _number(network, "spacing_mm")
+        grid = _number(network, "grid_spacing_mm") if grid_spacing_mm is None else grid_spacing_mm
+        self._scale = grid / _number(network, "spacing_mm")
         self._multiple = int(_number(network, "multiple"))
         self._threshold = threshold
 

@@ -6,13 +6,14 @@ encoded from these values without another look.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 from highdicom import Volume
 
-from inference.types import Finding, Localization
+from inference.types import Finding, Localization, Refusal
 
 if TYPE_CHECKING:
     from inference.localizer import Context, Localizer
@@ -43,6 +44,60 @@ class Checked:
         result = self.localizer.localize(volume, context)
         check_localization(volume, result)
         return result
+
+
+def check_localizer(localizer: Localizer) -> Iterator[str]:
+    """Hold a localizer to the contract on synthetic heads; yields each rule as it is met, in words.
+
+    For the author of a method: `list(check_localizer(mine))` in a test, or `fovea check-localizer`. Raises ContractError at
+    the first rule that is broken.
+    """
+    from inference.localizer import Context
+
+    seen: list[Localization] = []
+    for words, volume in _heads():
+        result = localizer.localize(volume, Context(seed=3))
+        check_localization(volume, result)
+        seen.append(result)
+        yield f"{words}: maps on the grid of the input, finite, findings as their labels say"
+    words, volume = next(_heads())
+    again = localizer.localize(volume, Context(seed=3))
+    for name in VOLUME_TYPES:
+        first, second = getattr(seen[0], name), getattr(again, name)
+        if (first is None) != (second is None) or (first is not None and not np.array_equal(first.array, second.array)):
+            raise ContractError(f"{name}: differs when {words} is localized again with the same seed")
+    yield "the same volume and seed: the same bits"
+    check_refusals(localizer, volume)
+    yield "a volume with a voxel that is not a number, and a constant one: refused"
+
+
+def check_refusals(localizer: Localizer, volume: Volume) -> None:
+    """Raise ContractError unless input that is no image is refused as such."""
+    from inference.localizer import Context
+
+    broken = np.array(volume.array, dtype=np.float32)
+    broken.flat[broken.size // 2] = np.nan
+    for words, array in (("not a number", broken), ("constant", np.full_like(broken, 7.0))):
+        try:
+            localizer.localize(volume.with_array(array), Context())
+        except Refusal:
+            continue
+        raise ContractError(f"a volume that is {words} was localized, it must raise inference.types.Refusal")
+
+
+def _heads() -> Iterator[tuple[str, Volume]]:
+    """Synthetic heads on grids that catch those who mix up axes."""
+    from inference.phantom import synthetic_head
+
+    head = synthetic_head(seed=7, shape=(26, 104, 92), spacing_mm=(6.0, 2.1, 2.1), lesions=2)
+    affine = np.zeros((4, 4))
+    for axis, lps in enumerate((2, 1, 0)):
+        affine[lps, axis], affine[lps, 3] = head.spacing_mm[axis], head.origin_lps[lps]
+    affine[3, 3] = 1
+    axial = Volume(head.image.astype(np.float32), affine, "PATIENT")
+    yield "an axial head", axial
+    yield "the same head, feet last and mirrored", axial.to_patient_orientation("FAR")
+    yield "the same head, sagittal", axial.to_patient_orientation("LFP")
 
 
 def check_localization(volume: Volume, result: Localization) -> None:

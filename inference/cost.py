@@ -75,8 +75,9 @@ class Meter:
         if shape not in self._known:
             name, inputs, derived = shape
             given = [torch.zeros((1, *rest), dtype=dtype, device=self._device) for rest, dtype in inputs]
-            given[0].requires_grad_(derived)
             with torch.set_grad_enabled(derived), FlopCounterMode(display=False) as counter:
+                if derived:
+                    given[0] = given[0].requires_grad_().clone()  # the counter cannot follow a gradient to a leaf
                 answer = self._networks[name](*given)
                 if derived:
                     torch.autograd.grad(answer.sum(), given[0])

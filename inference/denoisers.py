@@ -185,7 +185,11 @@ class Features:
         found: dict[int, Tensor] = {}
 
         def keep(number: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], None]:
-            return lambda module, given, answer: found.__setitem__(number, answer)
+            def hook(module: torch.nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+                del module, given
+                found[number] = answer
+
+            return hook
 
         blocks = network.unet.up_blocks  # type: ignore[attr-defined]  # a module of MONAI's
         handles = [blocks[number].register_forward_hook(keep(number)) for number in self.blocks]

@@ -30,6 +30,7 @@ class Progress:
     loss: float
     """Running mean."""
     seconds_left: float
+    """At the pace of this sitting."""
 
 
 Told = Callable[[Progress], None]
@@ -58,6 +59,8 @@ class _State(TypedDict):
     network: dict[str, Tensor]
     mean: dict[str, Tensor]
     optimiser: dict[str, object]
+    losses: list[float]
+    """Of every step so far."""
 
 
 def supports_bf16(device: torch.device | None = None) -> bool:
@@ -80,7 +83,8 @@ def fit(network: nn.Module, loss_of_step: LossOfStep, plan: FitPlan, checkpoint:
     """
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=1e-4)
     mean = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    step, spent = _resume(network, optimiser, mean, checkpoint)
+    losses: list[float] = []
+    step, spent = _resume(network, optimiser, mean, losses, checkpoint)
     started = saved = time.monotonic()
     recent, first = 0.0, step
     device = next(network.parameters()).device.type
@@ -97,17 +101,18 @@ def fit(network: nn.Module, loss_of_step: LossOfStep, plan: FitPlan, checkpoint:
         optimiser.step()
         _average(mean, network, min(plan.averaging, (step + 1) / (step + 10)))
         step += 1
-        recent = loss.item() if recent == 0.0 else 0.98 * recent + 0.02 * loss.item()
+        losses.append(loss.item())
+        recent = losses[-1] if step == first + 1 else 0.98 * recent + 0.02 * losses[-1]
         if step % 100 == 0:
             log.info("trained", step=step, of=plan.steps, loss=round(recent, 4), s=round(time.monotonic() - started))
         if told is not None and step % 10 == 0:
             left = (plan.steps - step) * (time.monotonic() - started) / (step - first)
             told(Progress(step, plan.steps, recent, left))
         if time.monotonic() - saved > plan.checkpoint_every_s:
-            _save(checkpoint, network, optimiser, mean, step, spent + time.monotonic() - started)
+            _save(checkpoint, network, optimiser, mean, losses, step, spent + time.monotonic() - started)
             saved = time.monotonic()
     spent += time.monotonic() - started
-    _save(checkpoint, network, optimiser, mean, step, spent)
+    _save(checkpoint, network, optimiser, mean, losses, step, spent)
     network.load_state_dict(mean)
     network.eval()
     return spent
@@ -119,6 +124,17 @@ def mean_weights(checkpoint: Path) -> tuple[int, dict[str, Tensor]]:
     return int(state["step"]), state["mean"]
 
 
+def fall_of(checkpoint: Path) -> float:
+    """By how much of itself the loss fell from the third quarter of a training to the last; 0 of fewer than eight steps."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    losses = list(state.get("losses", []))
+    quarter = len(losses) // 4
+    if quarter < 2:
+        return 0.0
+    before, last = sum(losses[-2 * quarter : -quarter]), sum(losses[-quarter:])
+    return 1 - last / before if before > 0 else 0.0
+
+
 def _average(mean: dict[str, Tensor], network: nn.Module, decay: float) -> None:
     with torch.no_grad():
         for name, value in network.state_dict().items():
@@ -128,7 +144,9 @@ def _average(mean: dict[str, Tensor], network: nn.Module, decay: float) -> None:
                 mean[name].copy_(value)
 
 
-def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, mean: dict[str, Tensor], checkpoint: Path) -> tuple[int, float]:
+def _resume(
+    network: nn.Module, optimiser: torch.optim.Optimizer, mean: dict[str, Tensor], losses: list[float], checkpoint: Path
+) -> tuple[int, float]:
     if not checkpoint.exists():
         return 0, 0.0
     state: _State = torch.load(checkpoint, weights_only=True, map_location="cpu")
@@ -136,6 +154,7 @@ def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, mean: dict[str
     optimiser.load_state_dict(state["optimiser"])
     for name, value in state["mean"].items():
         mean[name].copy_(value)
+    losses += state.get("losses", [])
     log.info("resumed", step=state["step"], checkpoint=str(checkpoint))
     return state["step"], state["seconds"]
 
@@ -145,10 +164,18 @@ def _save(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     mean: dict[str, Tensor],
+    losses: list[float],
     step: int,
     seconds: float,
 ) -> None:
-    state = _State(step=step, seconds=seconds, network=network.state_dict(), mean=mean, optimiser=optimiser.state_dict())
+    state = _State(
+        step=step,
+        seconds=seconds,
+        network=network.state_dict(),
+        mean=mean,
+        optimiser=optimiser.state_dict(),
+        losses=losses,
+    )
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     partial = checkpoint.with_suffix(".partial")
     torch.save(state, partial)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from inference.bundle import Bundle, choose_device, load_bundle, weights_file, write_bundle
 from inference.calibrate import calibrate_recipe, provisional
 from inference.card import BRAIN, ModelCard, NetworkCard
-from inference.fit import FitPlan, Told, fit, mean_weights, supports_bf16
+from inference.fit import FitPlan, Told, fall_of, fit, mean_weights, supports_bf16
 from inference.localizer import RecipeLocalizer, load_localizer
 from inference.material import Gathered, Origins, draw, gather, write_audit
 from inference.model_card import model_card_text
@@ -150,16 +150,16 @@ def train_networks(recipe: Recipe, material: Gathered, run: Run) -> tuple[dict[s
     before = hashlib.sha256(f"{run.seed} {material.digest}".encode()).hexdigest()
     for number, stage in enumerate(stages, start=1):
         before = _digest(recipe, stage, before)
-        steps, seconds = _train_stage(recipe, stage, material, networks, run, before, stage.share / shares)
+        done = _train_stage(recipe, stage, material, networks, run, before, stage.share / shares)
         facts[f"stage_{number}"] = f"{', '.join(stage.trains)} by {type(stage.objective).__name__}"
-        facts[f"stage_{number}_steps"], facts[f"stage_{number}_seconds"] = steps, round(seconds, 1)
+        facts |= {f"stage_{number}_{name}": value for name, value in done.items()}
     return networks, facts
 
 
 def _train_stage(
     recipe: Recipe, stage: Stage, material: Gathered, networks: dict[str, nn.Module], run: Run, digest: str, share: float
-) -> tuple[int, float]:
-    """Steps and seconds of one stage; its networks are left trained, and every network at rest."""
+) -> dict[str, int | float]:
+    """Steps, seconds and the fall of the loss of one stage; its networks are left trained and at rest."""
     bank = material.banks[stage.material]
     loss_of = stage.objective.begin(recipe.training.grid, run.seed)
     step = Step(loss_of, bank, stage.batch, networks)
@@ -171,7 +171,7 @@ def _train_stage(
     seconds = fit(trained, step, plan, checkpoint, run.told)
     for name in stage.trains:
         networks[name].requires_grad_(False)
-    return mean_weights(checkpoint)[0], seconds
+    return {"steps": mean_weights(checkpoint)[0], "seconds": round(seconds, 1), "loss_fall": round(fall_of(checkpoint), 4)}
 
 
 @dataclass(frozen=True, slots=True)

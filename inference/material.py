@@ -33,7 +33,7 @@ log = structlog.get_logger()
 FloatArray = NDArray[np.float32]
 
 FEW_SLICES = 10
-"""Slices whose masks a method of few masks may see (the smallest number of Baranchuk et al. is 10 to 20)."""
+"""Slices whose masks a method of few masks may see."""
 MOST_PAINTED = 0.12
 """A slice of whose brain more had to be painted out is no example of health."""
 LEAST_BRAIN_MM2 = 1500.0
@@ -119,7 +119,7 @@ def gather(recipe: Recipe, origins: Origins, outline: ModelCard, brain: Bundle, 
     """
     grid, shelves = recipe.training.grid, _Shelves()
     wanted = {stage.material for stage in recipe.training.stages}
-    mask = BrainMask(brain.brain)
+    mask = BrainMask(brain.brain, grid_spacing_mm=grid.spacing_mm)
     for reader in origins.readers:
         _read(reader, recipe, outline, mask, shelves)
     sources = [_source(reader, shelves.patients[reader.name]) for reader in origins.readers]

@@ -141,8 +141,8 @@ class RemoveAnomalies:
 
         def loss(networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
             severity = _levels((0.05, 1.0), len(examples.image), generator)
-            on_cpu = [one.cpu() for one in (examples.image, examples.brain, examples.white)]
-            painted = painter(*on_cpu, severity, generator)
+            clean, brain, white = (one.cpu() for one in (examples.image, examples.brain, examples.white))
+            painted = painter(clean, brain, white, severity, generator)
             shown = Corruption(*(one.to(examples.image) for one in painted.parts()))
             answer = networks[self.network](shown.image, severity.to(shown.image)).float()
             weight = examples.brain * (1 + 4 * (shown.amount > 0.1))

@@ -193,7 +193,7 @@ class Ddim:
         return moved + fresh * self.noise.draw(slices.random, x_t)
 
 
-def ddpm(schedule: Schedule = LINEAR, noise: Noise = White()) -> Ddim:  # noqa: B008  # a frozen value
+def ddpm(schedule: Schedule = LINEAR, noise: Noise = White()) -> Ddim:  # a frozen value
     """The ancestral step of Ho et al. 2020 (eq. 6, 7), generalised to any stride: DDIM with eta = 1."""
     return Ddim(schedule=schedule, eta=1.0, noise=noise)
 

@@ -1,8 +1,8 @@
 """Classifier guidance: the image is inverted unguided and decoded along the gradient of a classifier towards health.
 
 Wolleb et al., MICCAI 2022, arXiv 2203.04306: DDIM to 500 of 1000 and back, scale 100, classifier trained on noised images
-with one label each. 15 steps each way in place of 500. The scale is that of the gradient in standardised units, a quarter of
-the paper's range of [-1, 1] wide, on slices with fewer pixels.
+with one label each. 15 steps each way in place of 500. The paper's images run from -1 to 1 and have more pixels; in our units
+its scale holds only in order of magnitude.
 """
 
 from inference.corruptors import Inversion

@@ -1,6 +1,6 @@
 """Diffusion features: what a noise network makes of a slice at three levels, judged pixel by pixel by ten perceptrons.
 
-Baranchuk et al. 2021, arXiv 2112.03126 (for brain tumours Alshenoudy et al., BrainLes 2023): levels 50, 150 and 250 of
+Baranchuk et al. 2021, arXiv 2112.03126 (for brain tumours after Alshenoudy et al.): levels 50, 150 and 250 of
 1000 with one noise, decoder activations enlarged to the image, an ensemble of pixel classifiers trained on a few masks.
 """
 

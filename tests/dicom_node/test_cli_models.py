@@ -33,3 +33,12 @@ def test_an_unknown_training_recipe_is_refused_with_those_there_are(tmp_path: Pa
 
     assert done.returncode == 2
     assert "brain-flair" in done.stderr
+    assert "anoddpm" in done.stderr
+
+
+def test_a_method_that_nobody_installed_cannot_be_checked(tmp_path: Path) -> None:
+    done = fovea("check-localizer", "nobody", "--bundle", tmp_path)
+
+    assert done.returncode == 2
+    assert "no model card" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from inference.calibrate import healthy_heads, reference_table, spotted_heads
+from inference.calibrate import healthy_heads, provisional, reference_table, spotted_heads
 from inference.data import chosen, is_development
 from inference.evaluation.maps import intensity_maps
 from inference.model_card import model_card_text
@@ -21,12 +21,16 @@ pytestmark = pytest.mark.feature("R6")
 SPACING = (5.0, 1.0, 1.0)
 
 
-def noise_head(seed: int, blobs: tuple[tuple[int, float], ...] = (), lesion: bool = False) -> RawHead:
-    """Gaussian raw scores with square blobs of 8 x 8 x 2 voxels at the given columns; the first is a lesion where asked."""
+def noise_head(seed: int, blobs: tuple[tuple[int, float], ...] = (), lesion: bool = False, side: int = 8) -> RawHead:
+    """Gaussian raw scores with blobs, 8 x 8 x 2 voxels the first and `side` square the others, at the given columns.
+
+    The first is a lesion where asked.
+    """
     rng = np.random.default_rng(seed)
     raw = rng.normal(0, 0.3, (6, 64, 64)).astype(np.float32)
-    for column, value in blobs:
-        raw[2:4, 20:28, column : column + 8] = value
+    for number, (column, value) in enumerate(blobs):
+        size = 8 if number == 0 else side
+        raw[2:4, 20 : 20 + size, column : column + size] = value
     marked = np.zeros(raw.shape, dtype=np.bool_)
     if lesion:
         marked[2:4, 20:28, blobs[0][0] : blobs[0][0] + 8] = True
@@ -54,29 +58,30 @@ def test_scores_of_the_reference_are_its_own_exceedances() -> None:
     assert all(low <= high for low, high in pairwise(table.raw["darker"]))
 
 
-def test_the_bright_threshold_separates_lesions_from_noise_and_evidence_keeps_false_findings_rare() -> None:
-    healthy = [noise_head(seed, ((5, 1.5), (20, 1.5), (35, 1.5), (50, 1.5))) for seed in range(4)]
-    table = reference_table(healthy, np.zeros(0, np.float32), "noise")
-    patients = [noise_head(seed, ((30, 4.0), (8, 1.6)), lesion=True) for seed in range(10, 13)]
+def test_the_threshold_is_that_of_the_best_dice_and_evidence_keeps_small_false_findings_out() -> None:
+    table, _ = provisional()  # the score is the raw value
+    healthy = [noise_head(seed) for seed in range(4)]
+    patients = [noise_head(seed, ((30, 4.0), (2, 4.5), (12, 4.5), (50, 4.5)), lesion=True, side=3) for seed in range(10, 13)]
 
     point = operating_point(table, healthy, patients, "a rule")
 
     threshold, evidence = point.threshold["brighter"], point.least_evidence["brighter"]
-    assert false_per_head(table, healthy, Contrast.BRIGHTER, threshold, evidence) <= MOST_FALSE[Contrast.BRIGHTER]
+    assert 1.5 < threshold <= 4.0
+    assert false_per_head(table, patients, Contrast.BRIGHTER, threshold) == 3
     assert false_per_head(table, patients, Contrast.BRIGHTER, threshold, evidence) <= MOST_FALSE[Contrast.BRIGHTER]
     for patient in patients:
         kept = [one for one in candidates(patient, table, Contrast.BRIGHTER, threshold) if one.evidence >= evidence]
-        assert any(one.marked == 8 * 8 * 2 for one in kept)
+        assert [one.marked for one in kept] == [8 * 8 * 2]
 
 
 def test_without_patients_the_lesion_free_heads_decide_alone_and_the_card_says_so() -> None:
-    healthy = [noise_head(seed, ((5, 1.5), (20, 1.5), (35, 1.5), (50, 1.5))) for seed in range(4)]
-    table = reference_table(healthy, np.zeros(0, np.float32), "noise")
+    table, _ = provisional()
+    healthy = [noise_head(seed, ((5, 3.5), (20, 3.5), (35, 3.5), (50, 3.5))) for seed in range(4)]
 
     point = operating_point(table, healthy, [], rule_words("nobody", []))
 
     threshold, evidence = point.threshold["brighter"], point.least_evidence["brighter"]
-    assert false_per_head(table, healthy, Contrast.BRIGHTER, threshold) > MOST_FALSE[Contrast.BRIGHTER]
+    assert false_per_head(table, healthy, Contrast.BRIGHTER, threshold) == 4
     assert false_per_head(table, healthy, Contrast.BRIGHTER, threshold, evidence) <= MOST_FALSE[Contrast.BRIGHTER]
     assert "no patient had a say" in point.rule
 

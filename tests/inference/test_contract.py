@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from highdicom import Volume
 
+from inference.bundle import open_card
 from inference.card import BundleError
-from inference.contract import ContractError, check_localization
-from inference.localizer import Context, load_localizer
+from inference.contract import ContractError, check_localization, check_localizer
+from inference.localizer import Context, load_localizer, plugged_in
 from inference.types import Contrast, Localization
-from tests.inference.heads import Blob, head, tiny_bundle
+from tests.inference.heads import Blob, card, head, tiny_bundle
 from tests.inference.test_localizer import localizer
 
 SCAN = head(shape=(16, 60, 54), spacing_mm=(8.0, 3.0, 3.0), blobs=(Blob((30.0, 0.0, 0.0), 14.0, 1.8),))
@@ -57,6 +59,49 @@ def test_a_method_of_ones_own_is_found_by_its_recipe_name(plugin: Path, tmp_path
 
     check_localization(SCAN, own.localize(SCAN, Context()))
     assert own.localizer.told == (tmp_path / "model", "Test model", "cpu")  # type: ignore[attr-defined]
+
+
+@pytest.mark.feature("O8")
+def test_an_author_can_hold_a_method_to_the_contract(plugin: Path, tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "model")
+    own = plugged_in("own_method", open_card(tmp_path / "model"))(tmp_path / "model", card(), "cpu")
+
+    passed = list(check_localizer(own))
+
+    assert len(passed) == 5
+    assert "the same bits" in passed[3]
+
+
+class Restless:
+    """Answers differently each time it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def localize(self, volume: Volume, context: Context) -> Localization:
+        """The right answer, the uncertainty ever larger."""
+        self.asked += 1
+        result = localizer().localize(volume, context)
+        return replace(result, uncertainty=volume.with_array(np.full(volume.shape, self.asked, np.float32)))
+
+
+class Trusting:
+    """Refuses nothing."""
+
+    def localize(self, volume: Volume, context: Context) -> Localization:
+        """The answer to another volume where this one is no image."""
+        clean = np.nan_to_num(volume.array)
+        return localizer().localize(SCAN if clean.min() == clean.max() else volume.with_array(clean), context)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [(Restless(), "uncertainty: differs"), (Trusting(), "not a number was localized")],
+    ids=["restless", "trusting"],
+)
+def test_the_author_is_told_what_is_wrong(method: Restless | Trusting, words: str) -> None:
+    with pytest.raises(ContractError, match=words):
+        list(check_localizer(method))
 
 
 def test_the_bundle_is_verified_before_a_plug_in_sees_it(plugin: Path, tmp_path: Path) -> None:

@@ -133,5 +133,5 @@ def test_an_inversion_ends_where_it_was_made_to() -> None:
 
     # with x0 = 0 all of x is noise, and grows with sigma
     assert float(inverted.mean()) == pytest.approx(LINEAR.sigma(0.5) / LINEAR.sigma(0.001), rel=1e-5)
-    with pytest.raises(ValueError, match="ends at 0.5"):
+    with pytest.raises(ValueError, match=r"ends at 0\.5"):
         climb.corrupt(x, 0.4, shown(x))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from inference.cost import Meter
+from inference.cost import Meter, Shape
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_measuring_the_arithmetic_is_not_itself_counted() -> None:
 
 
 def test_a_known_shape_is_not_measured_again() -> None:
-    known: dict[tuple[str, tuple[tuple[int, ...], ...]], int] = {("only", ((1, 4, 4),)): 10**9}
+    known: dict[Shape, int] = {("only", (((1, 4, 4), torch.float32),), False): 10**9}
     network = nn.Conv2d(1, 1, 1)
 
     with Meter({"only": network}, CPU, known) as meter:
@@ -64,3 +64,24 @@ def test_networks_are_counted_together_and_hooks_are_taken_off_after_an_error() 
     assert not first._forward_pre_hooks
     assert not second._forward_pre_hooks
     assert meter._slices.total() == 8
+
+
+def test_a_pass_backwards_to_the_input_is_counted() -> None:
+    network = nn.Conv2d(1, 3, kernel_size=3, padding=1, bias=False)
+
+    with Meter({"only": network}, CPU, {}) as meter:
+        x = torch.zeros(2, 1, 8, 8, requires_grad=True)
+        torch.autograd.grad(network(x).sum(), x)
+
+    forward = 2 * 2 * 9 * 3 * 64  # slices, two operations per multiply-add, kernel, channels, pixels
+    assert meter.cost().network_evaluations == 2
+    assert meter.cost().gflop == pytest.approx(2 * forward / 1e9)  # back to the input costs as much as forward
+
+
+def test_a_network_that_is_told_a_class_is_measured_with_one() -> None:
+    network = nn.Embedding(3, 4)
+
+    with Meter({"classes": network}, CPU, {}) as meter:
+        network(torch.tensor([0, 2]))
+
+    assert meter.cost().network_evaluations == 2

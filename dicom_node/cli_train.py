@@ -1,0 +1,141 @@
+"""`fovea train`, `fovea recipes` and `fovea check-localizer`: the commands of those who make models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicom_node.console import AsJson, CommandError, print_json
+
+if TYPE_CHECKING:
+    from inference.data import Reader
+    from inference.fit import Progress
+
+WHOLE_MODELS = ("brain-flair", "smoke")
+"""Trained with their own brain network, on the finer grid of the shipped model."""
+DEFAULT_MINUTES = 60.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang the commands onto `fovea`."""
+    app.command()(train)
+    app.command()(recipes)
+    app.command("check-localizer")(check_localizer)
+
+
+def recipes(as_json: AsJson = False) -> None:
+    """Every method that can be trained and run: scheme, labels needed, networks and paper."""
+    from inference.recipes import RECIPES
+
+    facts = {
+        name: {"scheme": one.scheme, "labels": one.labels, "networks": list(one.networks), "paper": one.paper}
+        for name, one in RECIPES.items()
+    }
+    if as_json:
+        print_json(facts)
+        return
+    for name, one in RECIPES.items():
+        typer.echo(f"{name}: {one.scheme}; needs {one.labels}; networks {', '.join(one.networks) or 'none'}; {one.paper}")
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="a recipe (`fovea recipes`), or brain-flair for the shipped model with its mask")],
+    out: Annotated[Path, typer.Option(help="folder for the finished bundle")],
+    data: Annotated[list[Path] | None, typer.Option(help="folder of NIfTI files or DICOM series; may be given often")] = None,
+    work: Annotated[Path | None, typer.Option(help="folder for checkpoints; the same one resumes; default: beside --out")] = None,
+    minutes: Annotated[float, typer.Option(help="how long to train; 0: as long as --steps says, or 60 minutes")] = 0.0,
+    steps: Annotated[int, typer.Option(help="how many steps to train, in place of minutes")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    seed: Annotated[int, typer.Option(help="the same seed and data give the same weights on one device")] = 1,
+    lesion_suffix: Annotated[str, typer.Option(help="ending of NIfTI mask files beside the images, e.g. _mask.nii.gz")] = "",
+    label_maps: Annotated[Path | None, typer.Option(help="folder of whole-head label maps for synthetic heads")] = None,
+    soop: Annotated[Path | None, typer.Option(help="folder of the SOOP FLAIR slices")] = None,
+    brain: Annotated[Path | None, typer.Option(help="bundle whose brain network is used; default: the shipped one")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores")] = 0,
+) -> None:
+    """Train a recipe on a site's own studies: resumable, patients split, provenance and licences on the card."""
+    import torch
+
+    if minutes and steps:
+        raise CommandError("--minutes and --steps exclude each other")
+    folders = [*(data or ()), *(one for one in (label_maps, soop, brain) if one is not None)]
+    missing = [str(one) for one in folders if not one.is_dir()]
+    if missing:
+        raise CommandError(f"no such folder: {', '.join(missing)}")
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    readers = tuple(_reader(one, lesion_suffix) for one in data or ())
+    maps = tuple(sorted(label_maps.glob("*.npy.xz"))) if label_maps is not None else ()
+    work = work or out.with_name(f"{out.name}.work")
+    if recipe in WHOLE_MODELS:
+        _train_whole(recipe, readers, out, work, maps, soop)
+        return
+    from dicom_node.catalog import shipped_models
+    from inference.learn import Budget, Run, train
+    from inference.material import Origins
+    from inference.recipes import RECIPES
+
+    known = [name for name, one in RECIPES.items() if one.training.stages]
+    if recipe not in known:
+        raise CommandError(f"no recipe to train is named {recipe!r}; there are {', '.join((*known, *WHOLE_MODELS))}")
+    budget = Budget(steps=steps) if steps else Budget(minutes=minutes or DEFAULT_MINUTES)
+    run = Run(budget, work, seed, device, _say)
+    try:
+        card = train(RECIPES[recipe], Origins(readers, maps, soop), run, brain or shipped_models() / "brain-flair", out)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    typer.echo(f"{card.name} {card.version} written to {out}")
+    typer.echo(f"samples: {work / 'samples.png'}; training slices to look at: {work / 'audit.json'}")
+    if not card.distributable:
+        typer.echo("evaluation only; may not be distributed", err=True)
+
+
+def check_localizer(
+    name: Annotated[str, typer.Argument(help="name of an entry point of the group fovea.localizers")],
+    bundle: Annotated[Path, typer.Option(help="the bundle it is to run", exists=True, file_okay=False)],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Hold a method of one's own to the contract: the same rules that the node relies on, on synthetic heads."""
+    from inference.bundle import open_card
+    from inference.card import BundleError
+    from inference.contract import ContractError, check_localizer
+    from inference.localizer import plugged_in
+
+    try:
+        card = open_card(bundle)
+        localizer = plugged_in(name, card)(bundle, card, device)
+    except BundleError as error:
+        raise CommandError(str(error)) from error
+    try:
+        for passed in check_localizer(localizer):
+            typer.echo(f"ok: {passed}")
+    except ContractError as error:
+        raise CommandError(f"{name}: {error}", 1) from error
+
+
+def _train_whole(
+    recipe: str, readers: tuple[Reader, ...], out: Path, work: Path, maps: tuple[Path, ...], soop: Path | None
+) -> None:
+    from inference.train import train as train_bundle
+    from inference.training import RECIPES
+
+    card = train_bundle(RECIPES[recipe], readers, out, work, maps, soop)
+    typer.echo(f"{card.name} {card.version} written to {out}")
+
+
+def _reader(folder: Path, lesion_suffix: str) -> Reader:
+    from inference.data import DicomFolder, NiftiFolder
+
+    if any(folder.rglob("*.nii")):
+        return NiftiFolder(folder, ".nii", lesion_suffix or None)
+    if any(folder.rglob("*.nii.gz")):
+        return NiftiFolder(folder, ".nii.gz", lesion_suffix or None)
+    return DicomFolder(folder)
+
+
+def _say(progress: Progress) -> None:
+    minutes, seconds = divmod(round(progress.seconds_left), 60)
+    words = f"step {progress.step} of {progress.steps}, loss {progress.loss:.4f}, {minutes} min {seconds:02d} s left"
+    typer.echo(words, err=True)
