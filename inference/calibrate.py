@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from inference.card import Calibration, OperatingPointCard
 from inference.data import Study, axial_volume
+from inference.domain import Figures
 from inference.localizer import Context, RecipeLocalizer
 from inference.metrics import ScoreHistogram
 from inference.phantom.banks import Bank
@@ -58,6 +59,8 @@ class RawHead:
     lesion: BoolArray | None
     near: BoolArray | None
     """Within 5 mm of the marked lesion."""
+    figures: Figures | None = None
+    """What the study looks like to the model (`inference.domain`)."""
 
 
 def head_volume(head: SyntheticHead) -> Volume:
@@ -85,7 +88,7 @@ def raw_head(localizer: RecipeLocalizer, volume: Volume, lesion: BoolArray | Non
     maps = localizer.raw_maps(volume, Context())
     smooth = localizer.recipe.postprocessor.smooth(maps.raw)
     spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
-    return RawHead(smooth, maps.brain, spacing, lesion, None if lesion is None else _near(lesion, spacing))
+    return RawHead(smooth, maps.brain, spacing, lesion, None if lesion is None else _near(lesion, spacing), maps.figures)
 
 
 def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> FloatArray:

@@ -122,13 +122,14 @@ def measure_case(localizer: Localizer, study: Study, rules: Rules, context: Cont
     mm = (study.volume.spacing[0], study.volume.spacing[1], study.volume.spacing[2])
     labels = lesion_map(truth, mm, rules.minimum_mm3)
     maps = maps_of(localizer, result, image, mm)
-    marked_slices = truth.any(axis=(1, 2))[brain.any(axis=(1, 2))]
+    with_brain = np.flatnonzero(brain.any(axis=(1, 2)))
+    marked_slices = np.asarray(truth.any(axis=(1, 2)))[with_brain]
     standard = standardise(image, brain, brain_median(image, brain))
     return Case(
         patient=study.patient,
         traits=study.traits,
         slices=image.shape[0],
-        slice_marked=np.asarray(marked_slices),
+        slice_marked=marked_slices,
         curves={name: _curve(values, truth, labels, name) for name, values in maps.items()},
         responses={
             name: free_response(values, brain, truth, labels, mm, SPANS[name].thresholds(), rules.minimum_mm3)

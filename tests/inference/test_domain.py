@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import inference
+from dicom_node.series import read_series
 from inference.card import DomainReference
+from inference.data import axial_volume
 from inference.domain import FIGURES, LEAST_STUDIES, Figures, assess, check_domain, domain_reference, figures_of
 from inference.localizer import Context, load_localizer
 from inference.phantom.analytic import analytic_atlas
@@ -18,7 +22,9 @@ from inference.phantom.fields import smooth_field
 from inference.phantom.heads import SyntheticHead, head_from_atlas
 from inference.phantom.tissues import Atlas
 from inference.preprocess import brain_median, standardise
+from inference.publish import attach_domain
 from inference.types import Refusal
+from tests.data import ge_series
 from tests.inference.heads import card, head, tiny_bundle
 
 pytestmark = pytest.mark.feature("L6")
@@ -127,6 +133,26 @@ def test_the_remark_is_given_to_one_reference_study_in_twenty(reference: DomainR
 def test_too_few_studies_are_no_reference() -> None:
     with pytest.raises(ValueError, match="3 reference studies, at least 20"):
         domain_reference([np.zeros(len(FIGURES))] * 3, "three")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # pydicom on the de-identified headers
+def test_a_real_t1_series_is_refused_from_its_pixels(atlases: tuple[Atlas, Atlas], tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(Path(inference.__file__).parent / "models" / "brain-flair", bundle)
+    localizer = load_localizer(bundle, device="cpu")
+    heads = [made(atlases, seed) for seed in range(LEAST_STUDIES)]
+    volumes = [axial_volume(one.image, one.spacing_mm) for one in heads]
+    seen = [localizer.raw_maps(volume, Context()).figures for volume in volumes]  # type: ignore[attr-defined]  # ours
+    name = localizer.recipe.name  # type: ignore[attr-defined]  # ours
+    attach_domain(bundle, {name: domain_reference(seen, "heads made by code")})
+    t1 = read_series(ge_series(tmp_path / "series")).volume[::4]
+
+    with pytest.raises(Refusal) as caught:
+        load_localizer(bundle, device="cpu").localize(t1, Context())
+
+    assert caught.value.code == "out-of-distribution"
+    assert load_localizer(bundle, device="cpu").localize(volumes[0], Context()).domain is not None
 
 
 def tiny(folder: Path, reference: DomainReference | None) -> Path:
