@@ -305,7 +305,7 @@ def add_domain(folder: Path, data: Path, recipes: Sequence[str], heads: int, lim
 def _rewritten(folder: Path, update: Mapping[str, object], charts: Mapping[str, str]) -> ModelCard:
     """The bundle with parts of its card and charts replaced; what else lies in it stays as it is."""
     card = open_card(folder)
-    tensors = {name: load_file(folder / name) for name in (RESTORER_FILE, BRAIN_FILE)}
+    tensors = {name: load_file(folder / name) for name in card.files if name.endswith(".safetensors")}
     kept = {name: (folder / name).read_text(encoding="utf-8") for name in card.files if name.endswith(".svg")}
     texts = {**kept, **charts}
     noted = card.model_copy(update=dict(update))
