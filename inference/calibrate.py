@@ -66,7 +66,8 @@ def raw_head(localizer: RecipeLocalizer, volume: Volume, lesion: BoolArray | Non
     maps = localizer.raw_maps(volume, Context())
     smooth = localizer.recipe.postprocessor.smooth(maps.raw)
     spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
-    return RawHead(smooth, maps.brain, spacing, lesion, None if lesion is None else near_lesion(lesion, spacing))
+    near = None if lesion is None else near_lesion(lesion, spacing)
+    return RawHead(smooth, maps.brain, spacing, lesion, near, maps.figures)
 
 
 def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> FloatArray:

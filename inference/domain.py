@@ -43,7 +43,9 @@ SHADING_MM = 25.0
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
 """Blind to planes and edges along the axes; its answer to white noise is 6 deviations (Immerkaer 1996)."""
 REMARKED = 0.05
-REFUSE_FACTOR = 2.0
+"""Share of ordinary studies that the reader is told of."""
+REFUSE_FACTOR = 1.5
+"""With 49 reference studies a real T1 series lay at 2.2 times the distance that is remarked upon, one tumour patient at 1.3."""
 LEAST_STUDIES = 20
 LEAST_VARIANCE = 1e-4
 MOST_NAMED = 3
@@ -79,8 +81,7 @@ def check_domain(fit: DomainFit, reference: DomainReference) -> tuple[str, ...]:
 def domain_reference(figures: Sequence[Figures], words: str, *, refuse: bool = True) -> DomainReference:
     """The reference that studies with these figures make. ValueError where there are fewer than LEAST_STUDIES.
 
-    The reader is told of one ordinary study in twenty; refused is only what lies REFUSE_FACTOR times as far out as the farthest
-    reference study.
+    The reader is told of one ordinary study in twenty; refused is only what lies half as far out again as that.
     """
     table = np.stack(figures) if len(figures) else np.zeros((0, len(FIGURES)))
     if len(table) < LEAST_STUDIES:
@@ -97,7 +98,7 @@ def domain_reference(figures: Sequence[Figures], words: str, *, refuse: bool = T
         highest=tuple(table.max(axis=0).tolist()),
         distances=tuple(left_out),
         remark_above=left_out[rank - 1],
-        refuse_above=REFUSE_FACTOR * left_out[-1] if refuse else None,
+        refuse_above=REFUSE_FACTOR * left_out[rank - 1] if refuse else None,
     )
 
 

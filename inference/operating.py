@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.card import Calibration, OperatingPointCard
+from inference.domain import Figures
 from inference.metrics import ScoreHistogram
 from inference.postprocess import ALL_26_NEIGHBOURS, calibrated, evidence_of
 from inference.types import Contrast
@@ -45,6 +46,8 @@ class RawHead:
     lesion: BoolArray | None
     near: BoolArray | None
     """Within 5 mm of the marked lesion."""
+    figures: Figures | None = None
+    """What the study looks like to the model (`inference.domain`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,13 +32,13 @@ from inference.calibrate import (
 )
 from inference.card import BRAIN, Calibration, DomainReference, ModelCard, NetworkCard, OperatingPointCard, Source, Validity
 from inference.data import Lgg, Study, chosen, nichart, soop_bank
-from inference.domain import Figures, domain_reference
+from inference.domain import LEAST_STUDIES, Figures, domain_reference
 from inference.evaluation.grid import Grid, grid_chart
 from inference.fit import mean_weights
 from inference.localizer import Context, RecipeLocalizer, load_localizer
 from inference.model_card import model_card_text
 from inference.networks import RESTORER
-from inference.operating import operating_point, rule_words
+from inference.operating import RawHead, operating_point, rule_words
 from inference.phantom.analytic import analytic_atlas
 from inference.phantom.banks import Bank
 from inference.phantom.tissues import Atlas, read_label_map
@@ -73,6 +73,7 @@ SUMMARY = (
     "Restores a FLAIR slice to a healthy estimate in one pass of a small diffusion U-Net (cold diffusion, severity as "
     "timestep) and outlines what it restored, trained on synthetic heads and anomalies; residual and outline make the score."
 )
+ORDINARY_WORDS = "{patients} development patients and {heads} lesion-free synthetic heads of label maps kept out of training"
 PAINTED = "Painted lesions"
 """How the sentences of the phantom grid begin."""
 NOT_MEASURED = "not measured: nobody has yet tried this bundle on marked lesions"
@@ -107,6 +108,8 @@ class Made:
 
     calibration: Calibration
     point: OperatingPointCard
+    domain: DomainReference | None = None
+    """None where too few studies were there to say what is ordinary."""
 
 
 def weights(work: Path) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, int]]:
@@ -219,6 +222,7 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
             "recipes": tuple(made),
             "calibration": {name: part.calibration for name, part in made.items()},
             "operating_point": {name: part.point for name, part in made.items()},
+            "domain": {name: part.domain for name, part in made.items() if part.domain is not None},
             "blind_spots": ingredients.blind_spots,
             "sources": (*ingredients.sources, *lgg),
             "training": {
@@ -256,6 +260,14 @@ def attach_domain(folder: Path, references: Mapping[str, DomainReference]) -> Mo
     return _rewritten(folder, {"domain": dict(references)}, {})
 
 
+def _ordinary(healthy: Sequence[RawHead], development: Sequence[RawHead]) -> DomainReference | None:
+    """What the studies that the bundle was calibrated on look like."""
+    figures = [head.figures for head in (*healthy, *development) if head.figures is not None]
+    if len(figures) < LEAST_STUDIES:
+        return None
+    return domain_reference(figures, ORDINARY_WORDS.format(patients=len(development), heads=len(healthy)))
+
+
 def reference_studies(localizer: RecipeLocalizer, data: Path, heads: int, limit: int) -> tuple[list[Figures], str]:
     """The figures of the studies that a bundle's thresholds were chosen on, and of lesion-free heads; and who they are."""
     real = list(itertools.islice(chosen(Lgg(data / "lgg_flair").studies(), "development"), limit))
@@ -263,11 +275,7 @@ def reference_studies(localizer: RecipeLocalizer, data: Path, heads: int, limit:
     atlases = [read_label_map(path) for path in label_map_paths(data)[-4:]]
     made = [head_volume(head) for head in healthy_heads(atlases, heads, seed=9000)]
     figures = [localizer.raw_maps(volume, Context()).figures for volume in (*(study.volume for study in real), *made)]
-    words = (
-        f"{len(real)} development patients (low-grade glioma; white-matter lesions of the elderly) and {len(made)} lesion-free "
-        "synthetic heads of label maps kept out of training"
-    )
-    return figures, words
+    return figures, ORDINARY_WORDS.format(patients=len(real), heads=len(made))
 
 
 def add_domain(folder: Path, data: Path, recipes: Sequence[str], heads: int, limit: int) -> ModelCard:
@@ -282,7 +290,7 @@ def add_domain(folder: Path, data: Path, recipes: Sequence[str], heads: int, lim
 def _rewritten(folder: Path, update: Mapping[str, object], charts: Mapping[str, str]) -> ModelCard:
     """The bundle with parts of its card and charts replaced; what else lies in it stays as it is."""
     card = open_card(folder)
-    tensors = {weights_file(name): load_file(folder / weights_file(name)) for name in card.networks}
+    tensors = {name: load_file(folder / name) for name in card.files if name.endswith(".safetensors")}
     kept = {name: (folder / name).read_text(encoding="utf-8") for name in card.files if name.endswith(".svg")}
     texts = {**kept, **charts}
     noted = card.model_copy(update=dict(update))
@@ -301,7 +309,7 @@ def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]
         table = reference_table(healthy, real, REFERENCE_WORDS)
         development = development_heads(localizer, iter(ingredients.development))
         words = rule_words(f"{len(development)} low-grade-glioma development patients", development)
-        made[name] = Made(table, operating_point(table, healthy, development, words))
+        made[name] = Made(table, operating_point(table, healthy, development, words), _ordinary(healthy, development))
         log.info("calibrated", recipe=name, voxels=table.voxels, thresholds=made[name].point.threshold)
     return made
 

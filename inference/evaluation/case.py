@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,14 +122,15 @@ def measure_case(localizer: Localizer, study: Study, rules: Rules, context: Cont
     mm = (study.volume.spacing[0], study.volume.spacing[1], study.volume.spacing[2])
     labels = lesion_map(truth, mm, rules.minimum_mm3)
     maps = maps_of(localizer, result, image, mm)
-    marked_slices = truth.any(axis=(1, 2))[brain.any(axis=(1, 2))]
+    with_brain = np.flatnonzero(brain.any(axis=(1, 2)))
+    marked_slices = np.asarray(truth.any(axis=(1, 2)))[with_brain]
     standard = standardise(image, brain, brain_median(image, brain))
     return Case(
         patient=study.patient,
         traits=study.traits,
         slices=image.shape[0],
-        slice_marked=np.asarray(marked_slices),
-        curves={name: _curve(values, truth, labels, name) for name, values in maps.items()},
+        slice_marked=marked_slices,
+        curves={name: _curve(values, truth, labels, brain, name) for name, values in maps.items()},
         responses={
             name: free_response(values, brain, truth, labels, mm, SPANS[name].thresholds(), rules.minimum_mm3)
             for name, values in maps.items()
@@ -146,16 +147,17 @@ def measure_case(localizer: Localizer, study: Study, rules: Rules, context: Cont
     )
 
 
-def _curve(score: FloatArray, truth: BoolArray, labels: NDArray[np.int32], name: str) -> CaseCurve:
+def _curve(score: FloatArray, truth: BoolArray, labels: NDArray[np.int32], brain: BoolArray, name: str) -> CaseCurve:
     """Small marked components have no lesion number, yet their voxels are marked: they go under one more number."""
     span = SPANS[name]
     numbered = int(labels.max(initial=0))
     rest = truth & (labels == 0)
+    outside = float(np.count_nonzero(~brain & ~truth))
     if not rest.any():
-        return case_curve(score, labels, span.low, span.high)
+        return replace(case_curve(score, labels, span.low, span.high), outside=outside)
     whole = case_curve(score, np.where(rest, numbered + 1, labels).astype(np.int32), span.low, span.high)
     shares = case_curve(score, labels, span.low, span.high)
-    return CaseCurve(whole.bins, whole.marked, whole.unmarked, shares.lesion_share, shares.saturated_share, numbered)
+    return CaseCurve(whole.bins, whole.marked, whole.unmarked, shares.lesion_share, shares.saturated_share, numbered, outside)
 
 
 def _image_scores(values: FloatArray, brain: BoolArray) -> ImageScores:

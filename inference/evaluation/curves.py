@@ -54,6 +54,8 @@ class CaseCurve:
     saturated_share: NDArray[np.float64]
     """The same, but a lesion counts as wholly covered once half of its voxels are (sPRO; Bergmann et al. 2022)."""
     lesions: int
+    outside: float = 0.0
+    """Unmarked voxels outside the brain, all in the lowest bin: they count for precision, never as false-positive rate."""
 
     @property
     def has_marks(self) -> bool:
@@ -119,6 +121,8 @@ class Curves:
     lesions: Values
     low: float
     high: float
+    outside: Values
+    """For each case, the voxels that no rate of false positives counts."""
 
     @classmethod
     def of(cls, cases: Sequence[CaseCurve], low: float, high: float) -> Curves:
@@ -134,7 +138,8 @@ class Curves:
             for number, values in enumerate((case.marked, case.unmarked, case.lesion_share, case.saturated_share)):
                 tables[number, row, at] = values
         lesions = np.array([case.lesions for case in cases], dtype=np.float64)
-        return cls(bins, tables[0], tables[1], tables[2], tables[3], lesions, low, high)
+        outside = np.array([case.outside for case in cases])
+        return cls(bins, tables[0], tables[1], tables[2], tables[3], lesions, low, high, outside)
 
     @property
     def cases(self) -> int:
@@ -152,7 +157,9 @@ class Curves:
         last = np.concatenate([first[1:], [group.size]]) - 1
         tables = (self.marked, self.unmarked, self.lesion_share, self.saturated_share)
         merged = [np.add.reduceat(table, first, axis=1) for table in tables]
-        return Curves(self.bins[last], merged[0], merged[1], merged[2], merged[3], self.lesions, self.low, self.high)
+        return Curves(
+            self.bins[last], merged[0], merged[1], merged[2], merged[3], self.lesions, self.low, self.high, self.outside
+        )
 
     def statistics(self, weights: Weights, fixed: Thresholds) -> Values:
         """STATISTICS [draw, statistic] under each row of weights."""
@@ -161,16 +168,18 @@ class Curves:
 
     def _statistics(self, weights: Weights, fixed: Thresholds) -> Values:
         found, false = np.cumsum(weights @ self.marked, axis=1), np.cumsum(weights @ self.unmarked, axis=1)
-        positives, negatives = found[:, -1], false[:, -1]
+        inside = false.copy()
+        inside[:, -1] -= weights @ self.outside
+        positives, negatives = found[:, -1], inside[:, -1]
         with np.errstate(divide="ignore", invalid="ignore"):
             precision = found / (found + false)
             gained = np.diff(found, prepend=0, axis=1)
             ap = np.nansum(gained * precision, axis=1) / positives
-            lost = np.diff(false, prepend=0, axis=1)
-            auroc = np.sum(gained * (negatives[:, None] - false + 0.5 * lost), axis=1) / positives / negatives
+            lost = np.diff(inside, prepend=0, axis=1)
+            auroc = np.sum(gained * (negatives[:, None] - inside + 0.5 * lost), axis=1) / positives / negatives
             dice = 2 * found / (found + false + positives[:, None])
         pro = [
-            _area(false, np.cumsum(weights @ share, axis=1), weights @ self.lesions, limit)
+            _area(inside, np.cumsum(weights @ share, axis=1), weights @ self.lesions, limit)
             for share in (self.lesion_share, self.saturated_share)
             for limit in PRO_LIMITS
         ]
@@ -203,10 +212,11 @@ class Curves:
         return float(dice[best]), self._edge(best)
 
     def false_positive_threshold(self, rate: float) -> float:
-        """The lowest bin edge that at most this share of unmarked voxels reaches."""
+        """The lowest bin edge that at most this share of the brain's unmarked voxels reaches."""
         if not 0.0 < rate < 1.0:
             raise ValueError(f"a false-positive rate of {rate} is not between 0 and 1")
         false = self.unmarked.sum(axis=0).cumsum()
+        false[-1] -= self.outside.sum()
         allowed = int(np.searchsorted(false, rate * false[-1], side="right"))
         return self._edge(allowed - 1) if allowed else self.high
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from inference.data import Study, is_development
 from inference.evaluation.case import Case, Rules, measure_case
 from inference.evaluation.cohort import Cohort, Fixed, SharedPatients, curves_of
-from inference.evaluation.curves import STATISTICS, Thresholds
+from inference.evaluation.curves import STATISTICS, Curves, Thresholds
 from inference.evaluation.maps import BASELINES, RESIDUAL, SCORE
 from inference.evaluation.resampling import holm
 from inference.evaluation.run import NothingMeasured, Plan, measure_sets
@@ -111,6 +112,26 @@ def test_baselines_are_measured_in_the_same_mask(cases: list[Case]) -> None:
         assert totals == {6 * 40 * 36}
         lowest = {name: float(curve.unmarked[0]) for name, curve in case.curves.items()}
         assert len(set(lowest.values())) == 1  # as many voxels outside the mask, in the lowest bin, under every map
+
+
+def test_rates_of_false_positives_are_of_the_brain_and_precision_of_everything(cases: list[Case]) -> None:
+    [case] = measured([study("one", lesions=1, false=1)])
+    curve = case.curves["intensity"]
+    alone = replace(curve, outside=0.0)  # as if what lies outside the brain were part of it
+    ones = np.ones((1, 1))
+
+    told, flattered = (
+        dict(zip(STATISTICS, Curves.of([one], -25.0, 25.0).statistics(ones, Thresholds())[0], strict=True))
+        for one in (curve, alone)
+    )
+
+    brain_voxels, marked = 6 * 32 * 28, 72
+    assert curve.outside == 6 * 40 * 36 - brain_voxels
+    assert told["ap_pooled"] == flattered["ap_pooled"]
+    assert told["auroc_pooled"] < flattered["auroc_pooled"]
+    lost = (1 - told["auroc_pooled"]) * (brain_voxels - marked)
+    assert (1 - flattered["auroc_pooled"]) * (6 * 40 * 36 - marked) == pytest.approx(lost)
+    assert told["aupro_05"] < flattered["aupro_05"]
 
 
 def test_a_paired_difference_of_a_map_with_itself_is_nothing_and_with_a_worse_one_is_above_it(cases: list[Case]) -> None:

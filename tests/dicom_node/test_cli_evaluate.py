@@ -1,0 +1,120 @@
+"""`fovea evaluate` and `fovea phantom-grid` from the command line: a folder in, a table, JSON and a report out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dicom_node.cli import app
+from inference.bundle import open_card
+from tests.inference.heads import Blob, head, positions_lps, tiny_bundle
+
+pytestmark = pytest.mark.feature("L5")
+CENTRES = ((20.0, -20.0, 0.0), (-25.0, 15.0, 10.0), (15.0, 25.0, -15.0))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose intensity recipe needs no training, and six heads with a bright ball each, marked."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    tiny_bundle(folder / "bundle", recipes=("intensity",))
+    (folder / "studies").mkdir()
+    for number in range(6):
+        ball = Blob(CENTRES[number % 3], 12.0, 1.4 + 0.1 * number)
+        scan = head(blobs=(ball,))
+        apart = np.linalg.norm(positions_lps(scan.spatial_shape, scan.affine) - np.array(ball.centre_lps), axis=-1)
+        marked = scan.with_array((apart <= ball.radius_mm).astype(np.float32))
+        nibabel.save(scan.to_nibabel(), folder / "studies" / f"p{number}_FLAIR.nii.gz")
+        nibabel.save(marked.to_nibabel(), folder / "studies" / f"p{number}_mask.nii.gz")
+    (folder / "studies" / "participants.csv").write_text("patient,age,sex\n" + "".join(f"p{n},{40 + n},F\n" for n in range(6)))
+    return folder
+
+
+def run(*words: str | Path) -> tuple[int, str, str]:
+    """Exit status, answer, and what was said beside it."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, result.stdout, str(result.exception or "")
+
+
+def test_a_folder_of_studies_gives_a_table_json_charts_and_a_report(place: Path) -> None:
+    out = place / "report"
+
+    status, told, said = run("evaluate", place / "bundle", "--data", place / "studies", "--out", out, "--draws", "50")
+
+    assert status == 0, said
+    assert "Average precision, pooled" in told
+    content = json.loads((out / "evaluation.json").read_text())
+    [one] = content["sets"]
+    assert (one["patients"], one["lesions"], one["refused"]) == (6, 6, [])
+    [localizer] = one["localizers"]
+    assert localizer["delivered"]["lesion_sens"]["value"] == 1.0
+    assert {part["kind"] for part in localizer["strata"]} >= {"sex", "age", "lesion volume"}
+    assert "did worst" in (out / "report.html").read_text()
+    assert list(out.glob("*-precision.svg"))
+
+
+def test_thresholds_fixed_on_another_folder_are_named(place: Path) -> None:
+    status, told, said = run(
+        "evaluate", place / "bundle", "--data", place / "studies", "--fixed-on", "development", "--draws", "20", "--json"
+    )
+
+    assert status == 0, said
+    [one] = json.loads(told)["sets"]
+    assert "other patients of studies" in one["fixed_on"]
+    assert one["patients"] < 6
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("evaluate",), "--data"),
+        (("evaluate", "--data", "nowhere"), "no such folder"),
+        (("evaluate", "--data", ".", "--set", "moon"), "there are lgg, wmh, ms"),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(words: tuple[str, ...], reason: str, place: Path) -> None:
+    given = [words[0], str(place / "bundle"), *words[1:]]
+
+    status, _, said = run(*given)
+
+    assert status != 0
+    assert reason in said
+
+
+def test_the_same_patients_may_not_fix_and_be_measured(place: Path) -> None:
+    status, _, said = run(
+        "evaluate", place / "bundle", "--data", place / "studies", "--fixed-on", place / "studies", "--draws", "5"
+    )
+
+    assert status != 0
+    assert "both fixed the thresholds" in said
+
+
+@pytest.mark.feature("L6")
+def test_the_phantom_grid_is_written_and_put_onto_the_card(place: Path) -> None:
+    healthy = place / "healthy"
+    healthy.mkdir()
+    nibabel.save(head().to_nibabel(), healthy / "one.nii.gz")
+    before = open_card(place / "bundle")
+
+    status, told, said = run(
+        "phantom-grid", place / "bundle", "--healthy", healthy, "--heads", "1", "--each", "2", "--out", place / "grid", "--attach"
+    )
+
+    assert status == 0, said
+    assert "20 mm" in told
+    assert "Bright lesions are found" in told
+    content = json.loads((place / "grid" / "phantom-grid.json").read_text())
+    assert len(content["intensity"]["cells"]) == 30
+    after = open_card(place / "bundle")
+    assert "detection-bias-intensity.svg" in after.files
+    assert after.blind_spots[0].startswith("Painted lesions 50 % darker")
+    assert "(detection-bias-intensity.svg)" in (place / "bundle" / "MODEL_CARD.md").read_text()
+    assert {name: after.files[name] for name in before.files if name.endswith(".safetensors")} == {
+        name: digest for name, digest in before.files.items() if name.endswith(".safetensors")
+    }
