@@ -83,7 +83,7 @@ def build_map(account: Account, analysis: Analysis, kind: MapKind, identity: Ide
         transfer_syntax_uid=ExplicitVRLittleEndian,
         content_label=kind.label,
         content_description=kind.explanation,
-        series_description=f"{kind.title}: {account.title}"[:64],
+        series_description=account.described(kind.title),
         pixel_measures=_measures(series),
         plane_orientation=PlaneOrientationSequence("PATIENT", placed.orientation(series).tolist()),
         plane_positions=[_position(series, index, box) for index in range(box[0].start, box[0].stop)],
