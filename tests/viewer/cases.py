@@ -195,9 +195,7 @@ def build(name: str, folder: Path) -> Case:
     series = read_series(studies.save(stored, folder))
     found = _localization(series)
     results = _encoded(series, found, EVERYTHING)
-    return Case(
-        name, tuple(stored), dict(zip(names, images, strict=True)), dict(zip(names, truth, strict=True)), results
-    )
+    return Case(name, tuple(stored), dict(zip(names, images, strict=True)), dict(zip(names, truth, strict=True)), results)
 
 
 def without_findings(name: str, folder: Path) -> Case:

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from tests.viewer.browser import picture
 from tests.waiting import wait_until
 
-WAIT_S = 90.0
+WAIT_S = 240.0
 SERIES_WITHOUT_PICTURE = "[data-cy='study-browser-thumbnail-no-image']"
 ACCEPT = "[data-cy='yes-hydrate-btn']"
 MARKER = ".left-mid.orientation-marker"
@@ -91,6 +91,7 @@ MAP_LOADED = f"""
 {MAP}
 return Boolean(map && map.loadStatus.loaded && viewport.type === 'orthographic' && viewport.getActors().length === 2);
 """
+STACK = f"{VIEWPORT} return viewport.type === 'stack';"
 MAP_VALUES = f"""
 {MAP}
 return arguments[0].map(point => map.voxelManager.getAtIJK(...map.imageData.worldToIndex(point).map(Math.round)));
@@ -173,7 +174,13 @@ class Ohif:
     def load_map(self) -> None:
         """Open the parametric map from the series list, over its images."""
         self._open_series("PMAP")
-        self._wait("the map lies over the images", lambda: self.driver.execute_script(MAP_LOADED))
+
+        def loaded() -> bool:
+            if self.driver.execute_script(STACK):  # the viewer has not taken note of the click
+                self._open_series("PMAP")
+            return bool(self.driver.execute_script(MAP_LOADED))
+
+        self._wait("the map lies over the images", loaded)
 
     def open_words(self, said: str) -> None:
         """Open the report from the series list as text, and wait until the page says so."""
@@ -308,4 +315,5 @@ class Ohif:
             return wait_until(what, settled, WAIT_S)
         except AssertionError as error:
             seen = self.driver.execute_script("return document.body.innerText")
-            raise AssertionError(f"{error}; the page says {seen!r}") from None
+            errors = [entry["message"][:400] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+            raise AssertionError(f"{error}; the page says {seen!r} and its console {errors[-5:]}") from None

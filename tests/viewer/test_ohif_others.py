@@ -101,9 +101,7 @@ def test_the_capture_shows_outlines_and_its_warning(stage: Stage, ohif: Ohif, ke
 def _capture_of(case: Case, image: str) -> Dataset:
     """The picture that was made of that image."""
     uid = image.partition("/")[0]
-    return next(
-        one for one in case.results["CAPTURE"] if one.SourceImageSequence[0].ReferencedSOPInstanceUID == uid
-    )
+    return next(one for one in case.results["CAPTURE"] if one.SourceImageSequence[0].ReferencedSOPInstanceUID == uid)
 
 
 @pytest.mark.feature("E5")
