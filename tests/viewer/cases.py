@@ -146,22 +146,17 @@ def oblong() -> list[Dataset]:
     return studies.series(replace(_plan("oblong", studies.CORONAL), slices=30, pixel_spacing_mm=(2.0, 1.7)))
 
 
-def coronal() -> list[Dataset]:
-    """Coronal images, from the back to the front, whose pixels are square."""
-    return studies.series(replace(_plan("coronal", studies.CORONAL), slices=30))
-
-
 def frames() -> list[Dataset]:
     """Oblique images to be the frames of one enhanced image."""
     return studies.series(_plan("frames", studies.OBLIQUE))
 
 
 SERIES: dict[str, Callable[[], list[Dataset]]] = {
-    "oblique": oblique, "sagittal": sagittal, "coronal": coronal, "reversed": reversed_order, "oblong": oblong, "frames": frames,
+    "oblique": oblique, "sagittal": sagittal, "reversed": reversed_order, "oblong": oblong, "frames": frames,
 }  # fmt: skip
 MULTI_FRAME = ("frames",)
 """The series that is one enhanced image."""
-SQUARE = ("oblique", "sagittal", "coronal", "reversed", "frames")
+SQUARE = ("oblique", "sagittal", "reversed", "frames")
 """The series with square pixels."""
 WITHOUT_FINDINGS = {
     "negative": (Outcome.NO_FINDING, None),

@@ -25,8 +25,10 @@ COLOUR_TOLERANCE = 8
 """Levels of 255, for the way to CIELab in 16 bits and back."""
 VALUE_TOLERANCE = 1e-4
 """Of the score; floats hold it to 4e-7."""
-HIGH_SCORE, LOW_SCORE = 3.0, 0.3
+HIGH_SCORE, LOW_SCORE = 3.0, 0.4
 """From where on a map must be coloured in a viewer, and up to where it must not."""
+COLOURED_BY_MAP = 50
+"""As COLOURED, for maps: a score of 0.4 tints by about 33, one of 3 by more than 100."""
 
 
 class Fault(StrEnum):
@@ -93,9 +95,9 @@ def faults_of_values(points_lps: NDArray[np.float64], values: NDArray[np.float64
 def faults_of_map(samples: Samples) -> set[Fault]:
     """Judge whether a map's colours lie where the score is high and nowhere else."""
     faults = set()
-    if np.mean(chroma(samples.inside) > COLOURED) < MINIMUM_INSIDE:
+    if np.mean(chroma(samples.inside) > COLOURED_BY_MAP) < MINIMUM_INSIDE:
         faults.add(Fault.MISSING)
-    if np.mean(chroma(samples.outside) > COLOURED) > MAXIMUM_OUTSIDE:
+    if np.mean(chroma(samples.outside) > COLOURED_BY_MAP) > MAXIMUM_OUTSIDE:
         faults.add(Fault.ELSEWHERE)
     return faults
 

@@ -242,10 +242,19 @@ class Ohif:
         (still,) = wait_until("the picture stands still", self._still_picture, WAIT_S)
         return Screen(still, tuple(self.driver.execute_script(BOX)))
 
-    def look_until(self, shows: Callable[[NDArray[np.uint8]], bool]) -> Screen:
-        """What the window shows once it shows that."""
-        (seen,) = self._wait("the window shows what is waited for", lambda: [one for one in [picture(self.driver)] if shows(one)])
-        return Screen(seen, (0.0, 0.0, 0.0, 0.0))
+    def look_at_words(self) -> NDArray[np.uint8]:
+        """What the window shows where it shows no image; picture[row, column, RGB]."""
+        return picture(self.driver)
+
+    def look_at_paper(self) -> NDArray[np.uint8]:
+        """What the window shows once a fifth of it is white; picture[row, column, RGB]."""
+
+        def written() -> list[NDArray[np.uint8]]:
+            seen = picture(self.driver)
+            return [seen] if np.mean(seen.min(axis=-1) > 250) > 0.2 else []
+
+        (seen,) = self._wait("the document is white", written)
+        return np.asarray(seen)
 
     def left_marker(self) -> str:
         """The viewer's letters at the image's left edge: where in the patient that edge lies, e.g. R for right.

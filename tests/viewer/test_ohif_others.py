@@ -35,7 +35,7 @@ def test_a_report_without_findings_is_shown_in_words(name: str, stage: Stage, oh
 
     ohif.open_words(SAID[name][0])
 
-    keep(f"ohif-{name}-report", ohif.look().picture)
+    keep(f"ohif-{name}-report", ohif.look_at_words())
     assert all(sentence in ohif.text() for sentence in SAID[name])
 
 
@@ -47,7 +47,7 @@ def test_the_document_of_a_negative_study_is_shown(stage: Stage, ohif: Ohif, kee
 
     ohif.open_document()
 
-    picture = ohif.look_until(lambda picture: bool(np.mean(picture.min(axis=-1) > 250) > 0.2)).picture
+    picture = ohif.look_at_paper()
     keep("ohif-negative-document", picture)
     page = picture[picture.min(axis=-1).max(axis=1) > 250]
     assert np.count_nonzero(page.max(axis=-1) < 60) > 1000  # there are letters on the paper
