@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from tests.viewer import checks
-from tests.viewer.cases import FINDINGS, SERIES, Case
+from tests.viewer.cases import FINDINGS, MULTI_FRAME, SERIES, Case
 from tests.viewer.checks import Fault, Samples
 from tests.viewer.conftest import Stage
 from tests.viewer.dwv import Dwv
@@ -39,7 +39,7 @@ def faults_shown(stage: Stage, case: Case, segmentation: Dataset, keep: Keep, na
 
 
 @pytest.mark.feature("E9")
-@pytest.mark.parametrize("name", SERIES)
+@pytest.mark.parametrize("name", [name for name in SERIES if name not in MULTI_FRAME])
 def test_each_finding_is_drawn_in_its_place_and_colour(name: str, stage: Stage, keep: Keep) -> None:
     case = stage.cases[name]
 
