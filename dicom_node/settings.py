@@ -279,7 +279,11 @@ class Output(_Section):
         "presentation-state, pdf. Only two by default: the others are large, or could be taken for acquired images",
     )
     map_values: Literal["float32", "uint16"] = Field(
-        "float32", description="values of parametric maps: exact, or half the bytes at a 65535th of the largest value"
+        "float32",
+        description="values of parametric maps: float32, or half the bytes at a 65535th of the largest value, not drawn by OHIF",
+    )
+    map_extent: Literal["whole", "brain"] = Field(
+        "whole", description="pixels of parametric maps: all, or those in the brain's bounding box, which OHIF cannot draw"
     )
     segmentation: Literal["binary", "labelmap"] = Field(
         "binary", description="form of the segmentation; labelmap is smaller, and many archives and viewers do not know it yet"
