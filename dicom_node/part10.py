@@ -13,7 +13,7 @@ from pathlib import Path
 from struct import error as struct_error
 
 from pydicom import DataElement, Dataset, dcmread
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, default_encoding, python_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import BaseTag
@@ -34,6 +34,10 @@ FIRST_PIXELS = 0x7FE00008
 """Float Pixel Data, the first of the three elements that hold pixels."""
 TRANSFER_SYNTAX_UID = 0x00020010
 SPECIFIC_CHARACTER_SET = 0x00080005
+UNDECLARED, UTF_8 = default_encoding, python_encoding["ISO_IR 192"]
+"""What pydicom calls the default repertoire, read as Latin-1, and UTF-8."""
+TEXT = (0x00080050, 0x00080080, 0x00080090, 0x00081030, 0x0008103E, 0x00100010, 0x00100020, 0x00100021, 0x00104000)
+"""Accession Number, institution, referring physician, descriptions, and the patient's name, identifiers and comments."""
 
 
 def read_header(path: Path) -> Dataset:
@@ -64,8 +68,19 @@ def _header(data: mmap.mmap) -> Dataset:
 
 
 def _encodings(found: dict[BaseTag, DataElement | RawDataElement]) -> tuple[str, ...]:
+    """The declared character sets; what is undeclared, unknown or wrongly called UTF-8 is UTF-8 if it can be, else Latin-1."""
     held = found.get(_tag(SPECIFIC_CHARACTER_SET))
-    return _known_encodings(held.value or b"") if isinstance(held, RawDataElement) else ()
+    declared = _known_encodings(held.value or b"") if isinstance(held, RawDataElement) else ()
+    if declared not in ((), (UNDECLARED,), (UTF_8,)):
+        return declared
+    text = b"".join(one.value or b"" for tag in map(_tag, TEXT) if (one := found.get(tag)) is not None)
+    if text.isascii():
+        return declared
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return (UNDECLARED,)
+    return (UTF_8,)
 
 
 @lru_cache(maxsize=64)

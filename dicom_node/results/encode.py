@@ -6,13 +6,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
 from dicom_node.outcome import KIND_OF_OBJECT, ResultObject
-from dicom_node.results import capture, document, equipment, parametric_map, presentation, pseudo_healthy
+from dicom_node.results import capture, document, equipment, parametric_map, placed, presentation, pseudo_healthy
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.headers import copy_patient_study
 from dicom_node.results.identity import Identity
@@ -32,7 +34,7 @@ def encode(account: Account, identity: Identity) -> tuple[ResultObject, ...]:
     """The objects that tell `account`, in the order to send them: what a report refers to comes before it."""
     words = [word for word in ORDER if word in account.output.objects or word in ("seg", "sr")]
     numbers = dict(zip(words, account.series_numbers(len(words)), strict=True))
-    known, replaced = with_known_classes(account)
+    known, replaced = with_known_classes(_with_thickness(account))
     with _copying_verbatim():
         made = _segmentation(known, identity, numbers["seg"])
         others = list(_others(words[2:], known, identity, numbers))
@@ -50,6 +52,18 @@ def encode_segmentation(account: Account, identity: Identity) -> ResultObject:
     with _copying_verbatim():
         [(word, one)] = _segmentation(account, identity, account.output.series_number_base)
         return _encoded(KIND_OF_OBJECT[word], one)
+
+
+def _with_thickness(account: Account) -> Account:
+    """Where headers do not say how thick a slice is, the distance between slices stands for it."""
+    if account.analysis is None or account.analysis.series.frames:
+        return account
+    thickness_mm = placed.decimals(np.array([placed.thickness_mm(account.analysis.series)]))[0]
+    headers = (
+        header if header.get("SliceThickness") else placed.with_changes(header, SliceThickness=thickness_mm)
+        for header in account.headers
+    )
+    return replace(account, headers=tuple(headers))
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import PersonName
 
 UTF_8 = "ISO_IR 192"
 PYTHON_CODEC = {UTF_8: "utf-8", "ISO_IR 100": "latin-1"}
@@ -188,6 +189,10 @@ def _readable(header: Dataset, tag: BaseTag) -> DataElement | None:
                 item.decode()
         if element.VR in ("DS", "IS") and element.value:
             np.asarray(element.value, dtype=np.float64)  # ValueError where it is no number
+            if element.VM > 1 and dictionary_VM(tag) == "1":
+                return None
+        if element.VR == "PN" and element.VM > 1:  # strict libraries want one name: the same characters as one
+            return DataElement(tag, "PN", PersonName("\\".join(str(name) for name in element.value)))
         expected = dictionary_VR(tag)
         if expected == element.VR:
             return element

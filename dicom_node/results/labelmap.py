@@ -100,13 +100,7 @@ def _source_key(instance: Dataset, frame: int | None) -> tuple[str, int | None]:
 
 
 def _source_images(account: Account, series: SeriesVolume) -> list[Dataset]:
-    if series.frames:
-        return [placed.analysed_frames_only(account.headers[0], series)]
-    thickness_mm = f"{series.volume.spacing_between_slices:.6g}"
-    return [
-        header if header.get("SliceThickness") else placed.with_changes(header, SliceThickness=thickness_mm)
-        for header in account.headers
-    ]
+    return [placed.analysed_frames_only(account.headers[0], series)] if series.frames else list(account.headers)
 
 
 def _in_source_order(labels: NDArray[np.uint16], series: SeriesVolume) -> NDArray[np.uint16]:

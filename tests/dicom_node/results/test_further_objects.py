@@ -19,7 +19,8 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import EncapsulatedPDFStorage
 
-from dicom_node.outcome import KIND_OF_OBJECT, OutputOptions, Reason, ResultObject
+from dicom_node.outcome import KIND_OF_OBJECT, OutputOptions, Predecessor, Reason, ResultObject
+from dicom_node.results import codes
 from dicom_node.results.account import Account
 from dicom_node.results.burned import NOT_ACQUIRED, lettering
 from dicom_node.results.document import pdf_of
@@ -36,6 +37,7 @@ from tests.dicom_node.results.builders import (
     two_masks,
     write,
 )
+from tests.dicom_node.results.test_report import items
 from tests.dicom_node.results.tools import complaints, contradictions, segments_read_by_dcmqi, tool
 from tests.peers import Orthanc, Sender, running_orthanc
 
@@ -87,7 +89,11 @@ def made(series: SeriesVolume, found: Localization | None, **options: object) ->
 
 
 def opened(one: ResultObject) -> Dataset:
-    return dcmread(BytesIO(one.data))
+    return opened_bytes(one.data)
+
+
+def opened_bytes(data: bytes) -> Dataset:
+    return dcmread(BytesIO(data))
 
 
 @pytest.mark.feature("E8")
@@ -316,6 +322,50 @@ def test_every_kind_is_a_series_of_its_own_with_a_free_number(series: SeriesVolu
     assert len({uid for group in uids.values() for uid in group}) == len(ALL)
 
 
+@pytest.mark.feature("E6")
+def test_every_object_of_a_revision_says_so_under_the_newest_identity(series: SeriesVolume, found: Localization) -> None:
+    first = made(series, found)
+    (report,) = first["SR"]
+    predecessor = Predecessor(
+        opened(report).StudyInstanceUID, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid
+    )
+    told = account_of(
+        series, found, output=OutputOptions(objects=ALL), predecessors=(predecessor,), revision=2,
+    )  # fmt: skip
+    told.headers[0]["PatientID"].value, told.headers[0]["PatientName"].value = "NEW-ID", "Newer^Name"
+
+    second = encode(told, identity_of(told))
+
+    assert {one.kind for one in second} == set(first) == set(KIND_OF_OBJECT.values())
+    old = {one.series_instance_uid for ones in first.values() for one in ones} | _uids(first)
+    for one in second:
+        read = opened(one)
+        assert " rev 2" in read.SeriesDescription
+        assert " rev " not in opened(first[one.kind][0]).SeriesDescription
+        assert (read.PatientID, read.PatientName) == ("NEW-ID", "Newer^Name")
+        assert not {one.series_instance_uid, one.sop_instance_uid} & old
+    replaced = opened(second[-1]).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert [one.ReferencedSOPInstanceUID for one in replaced] == [report.sop_instance_uid]
+
+
+@pytest.mark.feature("E2")
+def test_the_report_refers_to_what_else_was_made(series: SeriesVolume, found: Localization) -> None:
+    objects = made(series, found)
+
+    report = opened(objects["SR"][0])
+
+    (container,) = items(report, codes.EVIDENCE)
+    referred = {one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in container.ContentSequence}
+    by_kind = {kind: {one.sop_instance_uid for one in ones} for kind, ones in objects.items()}
+    assert {kind for kind, uids in by_kind.items() if uids & referred} == set(by_kind) - {"SR", "SEG"}
+    evidence = {
+        one.ReferencedSOPInstanceUID
+        for group in report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for one in group.ReferencedSOPSequence
+    }
+    assert evidence == _uids(objects) - by_kind["SR"] | {header.SOPInstanceUID for header in series.source}
+
+
 @pytest.mark.feature("E4")
 def test_a_labelmap_holds_the_same_findings(series: SeriesVolume, found: Localization, tmp_path: Path) -> None:
     (one,) = made(series, found, segmentation="labelmap")["SEG"]
@@ -346,12 +396,20 @@ def test_an_archive_takes_every_object_by_c_store_and_by_stow(
     stored = [one for ones in made(series, found).values() for one in ones]
     posted = [one for ones in made(series, found, station_name="OTHER").values() for one in ones]
 
+    variants = [
+        *made(series, found, map_values="uint16", segmentation="labelmap", objects=("seg", "sr", "parametric-map")).values(),
+        *made(series, localization_of(series.volume, [])).values(),
+        *made(series, None).values(),
+    ]
+    posted += [one for ones in variants for one in ones]
+
     assert Sender(archive.port, called=archive.ae_title).send([opened(one) for one in stored])
     answer = _stow(archive, posted)
 
     assert len(answer["00081199"]["Value"]) == len(posted)
     for one in (*stored, *posted):
-        assert archive.has(one.sop_instance_uid)
+        (identifier,) = archive.find({"SOPInstanceUID": one.sop_instance_uid})
+        assert list(opened_bytes(archive.file(identifier))) == list(opened(one))  # every element, pixels included
 
 
 def _stow(archive: Orthanc, objects: list[ResultObject]) -> dict[str, dict[str, list[object]]]:
