@@ -58,6 +58,12 @@ class ListenerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._connections = Counter(
+            "fovea_listener_connections_ended",
+            "Connections that the listener ended for what they sent, or did not send",
+            ["reason"],
+            registry=self.registry,
+        )
         self._open = Gauge("fovea_listener_open_associations", "Associations open now", registry=self.registry)
         self._answers = Counter(
             "fovea_listener_answers",
@@ -86,6 +92,10 @@ class ListenerMetrics:
     def association_refused(self) -> None:
         """Count an association that was refused."""
         self._associations.labels("refused").inc()
+
+    def connection_ended(self, reason: str) -> None:
+        """Count a connection that was ended from our side: a word of `guard.Ended`."""
+        self._connections.labels(str(reason)).inc()
 
     def instance_answered(self, status: int, *, size: int, seconds: float) -> None:
         """Count one C-STORE answer: DIMSE status, bytes of the data set, seconds from its last byte."""

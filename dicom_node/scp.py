@@ -89,7 +89,7 @@ class Listener:
         self._metrics = ListenerMetrics()
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
         self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=self._log, metrics=self._metrics, now=now)
-        self._pending = PendingConnections(PENDING_CONNECTIONS)
+        self._pending = PendingConnections(PENDING_CONNECTIONS, self._metrics.connection_ended)
         self._open: dict[Any, Source] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -160,7 +160,7 @@ class Listener:
         receive = self._settings.receive
         try:
             limits = PduLimits(receive.maximum_pdu_bytes + PDU_MARGIN_BYTES, receive.acse_timeout_s)
-            association.dul.socket = GuardedSocket(association.dul.socket, limits)
+            association.dul.socket = GuardedSocket(association.dul.socket, limits, self._metrics.connection_ended)
             association.dul.state_machine = GuardedStateMachine(association.dul)
             association.dimse = StoreDimse(association, self.service, self._source_of)
             self._pending.add(association)
