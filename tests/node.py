@@ -63,6 +63,14 @@ class Node:
     peers: Sequence[str] = ("MODALITY",)
     bundle: Path | None = None
     """Another model than the one shipped."""
+    command: str = "serve"
+    """Or one role alone, as a service manager starts it."""
+    receive: Mapping[str, object] = field(default_factory=dict)
+    """Further keys of the section."""
+    reserve_mb: float = 50.0
+    """Free space that must remain."""
+    prefix: Sequence[str] = ()
+    """A program that starts the node, as `unshare` does."""
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -92,11 +100,11 @@ class Node:
         self.config.write_text(configuration(self), encoding="utf-8")
 
     def start(self) -> None:
-        """Write the configuration and start `fovea serve` in a process group of its own."""
+        """Write the configuration and start `fovea serve` (or one role) in a process group of its own."""
         self.write_configuration()
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node.cli", "serve", "--config", str(self.config)],
+                [*self.prefix, sys.executable, "-m", "dicom_node.cli", self.command, "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -319,8 +327,8 @@ def configuration(node: Node) -> str:
     _section(lines, "[node]", {"port": node.port})
     for peer in node.peers:
         _section(lines, "[[peers]]", {"ae_title": peer, "addresses": ["127.0.0.1"]})
-    _section(lines, "[storage]", {"spool": str(node.spool), "database_url": node.database_url, "reserve_mb": 50.0})
-    _section(lines, "[receive]", {"settle_after_s": node.settle_after_s})
+    _section(lines, "[storage]", {"spool": str(node.spool), "database_url": node.database_url, "reserve_mb": node.reserve_mb})
+    _section(lines, "[receive]", {"settle_after_s": node.settle_after_s, **node.receive})
     _section(lines, "[[models]]", {"name": "brain-flair"} | ({"path": str(node.bundle)} if node.bundle else {}))
     for rule in node.rules:
         _section(lines, "[[rules]]", {"name": rule.name, "model": "brain-flair", "destinations": list(rule.destinations)})

@@ -1,0 +1,45 @@
+"""One listener for each receive path, for all rows that leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_node.engine import Engine
+from storage.database import Database
+from tests.hostile.house import LIMITS, House, living
+from tests.hostile.listener import Listening, listening
+
+RECEIVE_PATHS = ("stream", "plain")
+
+
+@pytest.fixture(params=RECEIVE_PATHS, scope="session")
+def receive_path(request: pytest.FixtureRequest) -> str:
+    """Each of the two ways in which objects are received."""
+    path: str = request.param
+    return path
+
+
+@pytest.fixture(scope="session")
+def node(receive_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    """A `fovea listen` of its own process; after the last row it still answers."""
+    with listening(tmp_path_factory.mktemp(f"listener-{receive_path}"), receive_path) as started:
+        yield started
+        started.node.await_echo(10)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Honest children, the next one always warm."""
+    made = Engine(LIMITS)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path, sqlite_database: Database, engine: Engine) -> Iterator[House]:
+    """A node in this process and its PACS."""
+    with living(tmp_path, sqlite_database, engine) as made:
+        yield made
