@@ -69,6 +69,11 @@ class Refused(Exception):
         self.offending = offending
         """Tag of the element that does not fit, for Offending Element (0000,0901)."""
 
+    @classmethod
+    def other_class(cls) -> Refused:
+        """Refusal of a request whose class is not the one its presentation context was accepted for."""
+        return cls(Status.SOP_CLASS_NOT_SUPPORTED, "Affected SOP Class UID is not the presentation context's")
+
 
 @dataclass(frozen=True, slots=True)
 class Command:

@@ -1,8 +1,8 @@
 """The listener: who may open an association, what it may then do, and the rows that tell of it.
 
-pynetdicom negotiates and serves C-ECHO; C-STORE is taken by `dicom_node.dimse` and decided by `dicom_node.store`. Refusals follow
-PS3.8 9.3.4: called AE title (1,1,7), calling AE title or its address (1,1,3), too many associations (2,3,2), and no room or
-no database (2,3,1), each with its event.
+pynetdicom negotiates and serves C-ECHO; C-STORE is taken by `dicom_node.dimse` or, by a setting, by `dicom_node.plain`, and
+decided by `dicom_node.store`. Refusals follow PS3.8 9.3.4: called AE title (1,1,7), calling AE title or its address (1,1,3), too
+many associations (2,3,2), and no room or no database (2,3,1), each with its event.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dicom_node.ae import Acceptance, acceptor, may_send
 from dicom_node.dimse import StoreDimse
 from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
 from dicom_node.metrics import ListenerMetrics, listener_file
+from dicom_node.plain import PlainStore
 from dicom_node.rows import RowWriter
 from dicom_node.settings import Settings
 from dicom_node.store import Source, StoreService
@@ -112,6 +113,8 @@ class Listener:
             (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_ABORTED, self._on_aborted),
         ]
+        if self._settings.receive.path == "plain":
+            handlers += PlainStore(self.service, self._source_of).handlers()
         entity = acceptor(self._settings)
         self._server = entity.start_server((node.host, node.port), block=False, evt_handlers=handlers)
         self._server.socket.listen(BACKLOG)
@@ -162,7 +165,8 @@ class Listener:
             limits = PduLimits(receive.maximum_pdu_bytes + PDU_MARGIN_BYTES, receive.acse_timeout_s)
             association.dul.socket = GuardedSocket(association.dul.socket, limits, self._metrics.connection_ended)
             association.dul.state_machine = GuardedStateMachine(association.dul)
-            association.dimse = StoreDimse(association, self.service, self._source_of)
+            if receive.path == "stream":
+                association.dimse = StoreDimse(association, self.service, self._source_of)
             self._pending.add(association)
         except Exception:  # pynetdicom would log this and serve the connection unguarded
             self._log.exception("connection not guarded")
@@ -265,7 +269,8 @@ class Listener:
             source = self._open.pop(association, None)
         if source is None or source.association_id is None:
             return
-        association.dimse.discard()
+        if isinstance(association.dimse, StoreDimse):
+            association.dimse.discard()
         self._metrics.association_closed(outcome)
         number, at = source.association_id, self._now()
         self._log.info("association closed", peer=source.peer, outcome=outcome, stored=source.stored, refused=source.refused)

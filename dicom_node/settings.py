@@ -54,6 +54,7 @@ Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Range = tuple[float, float]
+ReceivePath = Literal["stream", "plain"]
 ResultWord = Literal[
     "seg", "sr", "parametric-map", "uncertainty", "pseudo-healthy", "capture", "presentation-state", "pdf"
 ]
@@ -115,6 +116,11 @@ class Receive(_Section):
     settle_after_s: float = Field(30.0, gt=0, description="a study is complete when nothing arrived for this many seconds")
     maximum_age_s: float = Field(
         3600.0, gt=0, description="a study that keeps receiving is closed by force after this many seconds"
+    )
+    path: ReceivePath = Field(
+        "stream",
+        description="how C-STORE is taken: stream, as the bytes come, or plain, by pynetdicom's own handler: several times "
+        "slower, and each object is held in memory twice, whatever its size",
     )
     maximum_associations: int = Field(32, ge=1, description="associations served at once; more are refused as temporary")
     maximum_associations_per_peer: int = Field(16, ge=1, description="associations served at once for one address")

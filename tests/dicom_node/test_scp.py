@@ -23,7 +23,7 @@ from sqlalchemy import select
 from dicom_node import scu, store
 from dicom_node.intake import Status
 from dicom_node.scp import Listener
-from dicom_node.settings import Destination, Peer, Receive
+from dicom_node.settings import Destination, Peer, Receive, ReceivePath
 from dicom_node.simulator import send_datasets
 from storage.database import Database
 from storage.events import EventKind
@@ -57,8 +57,8 @@ SMALL = Plan(slices=3, rows=16, columns=16)
 
 
 @pytest.fixture
-def running(sqlite_database: Database, spool: Spool) -> Iterator[Running]:
-    with listening(sqlite_database, spool) as node:
+def running(sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> Iterator[Running]:
+    with listening(sqlite_database, spool, path=receive_path) as node:
         yield node
 
 
@@ -166,14 +166,14 @@ class TestRejections:
         assert (event.peer, event.address) == (calling, "127.0.0.1")
         assert not running.rows(Association)
 
-    def test_no_peers_means_nobody(self, sqlite_database: Database, spool: Spool) -> None:
-        with listening(sqlite_database, spool, peers=()) as node, Wire(node.port) as wire:
+    def test_no_peers_means_nobody(self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> None:
+        with listening(sqlite_database, spool, path=receive_path, peers=()) as node, Wire(node.port) as wire:
             assert wire.associate()[1][1:4] == b"\x01\x01\x03"
 
-    def test_known_title_from_another_address(self, sqlite_database: Database, spool: Spool) -> None:
+    def test_known_title_from_another_address(self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> None:
         peers = [Peer(ae_title=CALLING, addresses=("10.1.2.0/24", "192.168.7.7"))]
 
-        with listening(sqlite_database, spool, peers=peers) as node, Wire(node.port) as wire:
+        with listening(sqlite_database, spool, path=receive_path, peers=peers) as node, Wire(node.port) as wire:
             assert wire.associate()[1][1:4] == b"\x01\x01\x03"
             wait_until(lambda: len(node.events(EventKind.ASSOCIATION_REFUSED)) == 1)
 
@@ -182,10 +182,10 @@ class TestRejections:
 
     @pytest.mark.feature("R4")
     @pytest.mark.parametrize("limit", ["maximum_associations", "maximum_associations_per_peer"])
-    def test_association_limit(self, sqlite_database: Database, spool: Spool, limit: str) -> None:
+    def test_association_limit(self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath, limit: str) -> None:
         receive = Receive.model_validate({limit: 2, "acse_timeout_s": 3})
 
-        with listening(sqlite_database, spool, receive=receive) as node:
+        with listening(sqlite_database, spool, path=receive_path, receive=receive) as node:
             with Wire(node.port) as first, Wire(node.port) as second, Wire(node.port) as third:
                 assert [first.associate()[0], second.associate()[0]] == [2, 2]
                 kind, content = third.associate()
@@ -197,10 +197,10 @@ class TestRejections:
                     assert fourth.associate()[0] == 2
 
     @pytest.mark.feature("R7")
-    def test_disk_below_its_reserve(self, sqlite_database: Database, tmp_path: Path) -> None:
+    def test_disk_below_its_reserve(self, sqlite_database: Database, tmp_path: Path, receive_path: ReceivePath) -> None:
         full = Spool(tmp_path / "full", 2**60)
 
-        with listening(sqlite_database, full) as node, Wire(node.port) as wire:
+        with listening(sqlite_database, full, path=receive_path) as node, Wire(node.port) as wire:
             kind, content = wire.associate()
 
         assert (kind, tuple(content[1:4])) == (3, (2, 3, 1))
@@ -319,9 +319,12 @@ class TestAnswers:
         assert len(running.instances()) == 1
 
     @pytest.mark.feature("R4")
-    def test_object_above_the_limit(self, sqlite_database: Database, spool: Spool) -> None:
+    def test_object_above_the_limit(self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> None:
         uid, _ = one_image()
-        with listening(sqlite_database, spool, receive=Receive(maximum_object_mb=6)) as node, Wire(node.port) as wire:
+        with (
+            listening(sqlite_database, spool, path=receive_path, receive=Receive(maximum_object_mb=6)) as node,
+            Wire(node.port) as wire,
+        ):
             wire.associate()
             wire.store(store_command(uid), bytes(7 * 1024 * 1024), chunk=120_000)
             answer = wire.response()
@@ -361,9 +364,11 @@ class TestAnswers:
         assert row.size == len(data)
         assert not running.instances()
 
-    def test_no_room_is_out_of_resources_and_leaves_nothing(self, sqlite_database: Database, tmp_path: Path) -> None:
+    def test_no_room_is_out_of_resources_and_leaves_nothing(
+        self, sqlite_database: Database, tmp_path: Path, receive_path: ReceivePath
+    ) -> None:
         spool = Spool(tmp_path / "spool", 0)
-        with listening(sqlite_database, spool) as node, Wire(node.port) as wire:
+        with listening(sqlite_database, spool, path=receive_path) as node, Wire(node.port) as wire:
             wire.associate()
             uid, data = one_image()
             blocked = spool.root / "temporary"
@@ -449,24 +454,27 @@ class TestDurability:
         assert [row.sop_instance_uid for row in running.instances()] == [uid]
         assert not list((running.spool.root / "temporary").iterdir())
 
-    def test_broken_connection_in_a_large_object_leaves_no_file(self, running: Running) -> None:
+    def test_broken_connection_in_a_large_object_leaves_no_file(self, running: Running, receive_path: ReceivePath) -> None:
         with Wire(running.port) as wire:
             wire.associate()
             wire.send(p_data(1, 3, store_command("1.2.3")))
             for _ in range(60):
                 wire.send(p_data(1, 0, bytes(100_000)))
-            wait_until(lambda: any((running.spool.root / "temporary").iterdir()))
+            if receive_path == "stream":  # the plain path holds it in memory until it is whole
+                wait_until(lambda: any((running.spool.root / "temporary").iterdir()))
 
         wait_until(lambda: not any((running.spool.root / "temporary").iterdir()))
         wait_until(lambda: running.listener.associations == 0)
 
-    def test_association_left_open_by_a_killed_listener_is_closed_at_start(self, sqlite_database: Database, spool: Spool) -> None:
-        with listening(sqlite_database, spool) as node:
+    def test_association_left_open_by_a_killed_listener_is_closed_at_start(
+        self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath
+    ) -> None:
+        with listening(sqlite_database, spool, path=receive_path) as node:
             at = node.listener._now()
         with sqlite_database.write() as session:
             open_association(session, calling=CALLING, called=CALLED, address="127.0.0.1", listener=CALLED, at=at)
 
-        with listening(sqlite_database, spool) as node:
+        with listening(sqlite_database, spool, path=receive_path) as node:
             outcomes = [row.outcome for row in node.rows(Association)]
 
         assert outcomes == ["interrupted"]
@@ -489,8 +497,10 @@ class TestDurability:
             assert wire.status() == 0
         assert len(running.instances()) == 1
 
-    def test_stop_aborts_what_is_open_and_notes_it(self, sqlite_database: Database, spool: Spool) -> None:
-        with listening(sqlite_database, spool) as node:
+    def test_stop_aborts_what_is_open_and_notes_it(
+        self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath
+    ) -> None:
+        with listening(sqlite_database, spool, path=receive_path) as node:
             wire = Wire(node.port)
             assert wire.associate()[0] == 2
         with wire:
@@ -498,8 +508,8 @@ class TestDurability:
 
         assert [row.outcome for row in node.rows(Association)] == ["interrupted"]
 
-    def test_port_is_free_after_stop(self, sqlite_database: Database, spool: Spool) -> None:
-        with listening(sqlite_database, spool) as node:
+    def test_port_is_free_after_stop(self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> None:
+        with listening(sqlite_database, spool, path=receive_path) as node:
             port = node.port
             settings = node.settings.model_copy(update={"node": node.settings.node.model_copy(update={"port": port})})
 
