@@ -42,7 +42,7 @@ ALWAYS_INFLATED_BYTES = 4 * 1024 * 1024
 """Up to here the ratio does not matter, and nobody waits for another's object."""
 _INFLATE_STEP = 1024 * 1024
 _LARGE_INFLATION = threading.Lock()
-"""Held while a data set inflates to more than ALWAYS_INFLATED_BYTES and is examined: bombs from many senders cost what one costs."""
+"""Held while more than ALWAYS_INFLATED_BYTES are inflated and examined: bombs from many senders cost what one costs."""
 
 OWN_MANUFACTURER = "Fovea"
 
@@ -257,8 +257,11 @@ def _values(data: Buffer, found: dict[int, Span]) -> dict[str, str]:
         if span is None:
             continue
         start, stop = span
-        values[keyword] = text.text(bytes(data[start : min(stop, start + text.MAXIMUM_VALUE_BYTES)]), codecs)
+        raw = bytes(data[start : min(stop, start + text.MAXIMUM_VALUE_BYTES)])
+        values[keyword] = text.uid(raw) if keyword.endswith("UID") else text.text(raw, codecs)
         if keyword == "SpecificCharacterSet":
+            if b"\0" in raw.rstrip(b"\0 "):  # no reader of DICOM files gets past it
+                raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: Specific Character Set holds a NUL")
             codecs = text.encodings(values[keyword])
     return values
 

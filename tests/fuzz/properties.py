@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydicom import Dataset
@@ -31,7 +32,8 @@ def judged(one: Sample) -> Examined | Status:
     try:
         return examine(one.data, one.command)
     except Refused as refusal:
-        assert refusal.status in REFUSALS, refusal.status
+        if refusal.status not in REFUSALS:
+            raise AssertionError(f"a status that intake does not give: 0x{refusal.status:04X}") from refusal
         return refusal.status
 
 
@@ -49,7 +51,8 @@ def agrees_with_pydicom(one: Sample, found: Examined) -> None:
         read = as_pydicom_reads(one)
         for keyword in IDENTITY:
             assert str(read.get(keyword, "")).strip(" \0") == identity_of(found)[keyword], keyword
-        _walk(read)
+        with suppress(NotImplementedError):  # its word for a VR of a later edition, which intake takes
+            _walk(read)
 
 
 def identity_of(found: Examined) -> dict[str, str]:
@@ -103,10 +106,8 @@ def fuzz_requests(seeds: Sequence[bytes], *, count: int, seconds: float, seed: i
     guided = Guided([(None, data) for data in seeds], (request,), seed)
     traced = guided.tracer()
     for label, data in guided.inputs(count=count, seconds=seconds):
-        try:
+        with suppress(MalformedRequest):
             traced.run(lambda data=data: check_request(data))
-        except MalformedRequest:
-            pass
         assert traced.work <= 100 + 8 * len(data)
         guided.learn(label, data, traced)
     return guided
@@ -117,10 +118,8 @@ def fuzz_commands(seeds: Sequence[bytes], *, count: int, seconds: float, seed: i
     guided = Guided([(None, data) for data in seeds], (dimse,), seed)
     traced = guided.tracer()
     for label, data in guided.inputs(count=count, seconds=seconds):
-        try:
+        with suppress(UnreadableCommand):
             traced.run(lambda data=data: store_request(1, command_elements(data)))
-        except UnreadableCommand:
-            pass
         assert traced.work <= 100 + 4 * len(data)
         guided.learn(label, data, traced)
     return guided

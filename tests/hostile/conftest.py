@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from dicom_node.engine import Engine
+from dicom_node.settings import ReceivePath
 from storage.database import Database
 from tests.hostile.house import LIMITS, House, living
 from tests.hostile.listener import Listening, listening
 
-RECEIVE_PATHS = ("stream", "plain")
 
-
-@pytest.fixture(params=RECEIVE_PATHS, scope="session")
-def receive_path(request: pytest.FixtureRequest) -> str:
-    """Each of the two ways in which objects are received."""
-    path: str = request.param
+@pytest.fixture(params=get_args(ReceivePath), scope="session")
+def receive_path(request: pytest.FixtureRequest) -> ReceivePath:
+    """Each of the two ways in which objects are received; each listener lives as long as its rows."""
+    path: ReceivePath = request.param
     return path
 
 

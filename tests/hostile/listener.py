@@ -139,9 +139,7 @@ def listening(
 
 def path_setting(receive_path: str) -> dict[str, object]:
     """The setting that chooses the receive path."""
-    from dicom_node.settings import Receive
-
-    return {"path": receive_path} if "path" in Receive.model_fields else {}  # TEMPORARY
+    return {"path": receive_path}
 
 
 def sent(node: Listening, dataset: Dataset, **changes: Any) -> int:
