@@ -163,10 +163,10 @@ class PendingConnections:
         if oldest is not None:
             shut(oldest)
 
-    def remove(self, association: Any) -> None:
-        """It asked for an association, or is gone."""
+    def remove(self, association: Any) -> bool:
+        """It asked for an association, or is gone; True where it was still waited for."""
         with self._lock:
-            self._pending.pop(association, None)
+            return self._pending.pop(association, self) is None
 
 
 def shut(association: Any) -> None:
@@ -175,4 +175,4 @@ def shut(association: Any) -> None:
     sock = None if wrapper is None else wrapper.socket
     if sock is not None:
         with suppress(OSError):  # closed already
-            sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS too, whose own would let the other threads go on in the clear
