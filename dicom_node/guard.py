@@ -78,6 +78,8 @@ class GuardedSocket(AssociationSocket):
         """Told why, where the connection is ended from our side."""
         self.abort_reason: int | None = None
         """The reason of an A-ABORT that pynetdicom sends now; None where it aborts for the local user."""
+        self.refused_pdus = 0
+        """PDUs that were answered by an abort."""
         self._limits = limits
         self._deadline = 0.0
         self._is_header_next = True
@@ -130,10 +132,14 @@ class GuardedSocket(AssociationSocket):
             self._abort(INVALID_PDU_PARAMETER, f"PDU of {length} bytes, at most {cap} are taken")
 
     def _abort(self, reason: int, text: str) -> None:
-        self.note(_ENDED[reason])
+        self._refused(reason)
         self.abort_reason = None
         self.send(_abort_pdu(reason))
         raise ConnectionAbortedError(text)
+
+    def _refused(self, reason: int) -> None:
+        self.refused_pdus += 1
+        self.note(_ENDED[reason])
 
     def refuse(self, reason: int) -> None:
         """Send an A-ABORT of the service provider and shut the connection."""
@@ -149,7 +155,7 @@ class GuardedSocket(AssociationSocket):
             self.socket.settimeout(self._limits.deadline_s)
         reason, self.abort_reason = self.abort_reason, None
         if reason is not None and bytestream[:1] == _ABORT:
-            self.note(_ENDED[reason])
+            self._refused(reason)
             bytestream = _abort_pdu(reason)
         super().send(bytestream)
 
@@ -230,10 +236,10 @@ class PendingConnections:
             self._note(Ended.EVICTED)
             shut(oldest)
 
-    def remove(self, association: Any) -> None:
-        """It asked for an association, or is gone."""
+    def remove(self, association: Any) -> bool:
+        """It asked for an association, or is gone; True where it was still waited for."""
         with self._lock:
-            self._pending.pop(association, None)
+            return self._pending.pop(association, self) is None
 
 
 def shut(association: Any) -> None:
@@ -242,4 +248,4 @@ def shut(association: Any) -> None:
     sock = None if wrapper is None else wrapper.socket
     if sock is not None:
         with suppress(OSError):  # closed already
-            sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS too, whose own would let the other threads go on in the clear

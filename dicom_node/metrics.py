@@ -65,6 +65,12 @@ class ListenerMetrics:
             registry=self.registry,
         )
         self._open = Gauge("fovea_listener_open_associations", "Associations open now", registry=self.registry)
+        self._strangers = Counter(
+            "fovea_listener_strangers",
+            "Connections and associations that were not let in, by what they did",
+            ["what"],
+            registry=self.registry,
+        )
         self._answers = Counter(
             "fovea_listener_answers",
             "C-STORE requests by status answered",
@@ -96,6 +102,10 @@ class ListenerMetrics:
     def connection_ended(self, reason: str) -> None:
         """Count a connection that was ended from our side: a word of `guard.Ended`."""
         self._connections.labels(str(reason)).inc()
+
+    def stranger(self, what: str) -> None:
+        """Count a connection or association that was not let in: a word of `dicom_node.strangers.Intrusion`."""
+        self._strangers.labels(what).inc()
 
     def instance_answered(self, status: int, *, size: int, seconds: float) -> None:
         """Count one C-STORE answer: DIMSE status, bytes of the data set, seconds from its last byte."""

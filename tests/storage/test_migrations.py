@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from storage import circuits, commitments, queue, reception, seal
+from storage import circuits, commitments, pledges, queue, reception, seal
 from storage.commitments import CommitmentKind
 from storage.database import Database, _alembic
 from storage.models import Base, Event
@@ -37,6 +37,7 @@ def fill(database: Database) -> dict[str, int]:
         commitments.request_proof(
             session, delivery, kind=CommitmentKind.COMMITMENT, transaction_uid=f"2.25.{delivery.id}", timeout_s=60, at=at()
         )
+        pledges.request(session, peer="PACS", address="::1", transaction_uid="2.25.9", items={"1.2": "1.3"}, hold_s=1, at=at())
         circuits.note_failure(session, "PACS", reason="no-answer", opens_after=1, every_s=30, at=at())
         queue.claim_job(session, worker="w", lease_s=60, at=at())
         queue.tick_clock(session, holder="boot", monotonic_s=1.0, at=at(), cap_s=5)
