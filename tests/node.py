@@ -40,6 +40,7 @@ class Target:
     name: str
     ae_title: str
     port: int
+    proof: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class Node:
     """Further keys of the section."""
     reserve_mb: float = 50.0
     """Free space that must remain."""
+    more: str = ""
+    """Further sections."""
     prefix: Sequence[str] = ()
     """A program that starts the node, as `unshare` does."""
     port: int = field(default_factory=free_port)
@@ -335,13 +338,13 @@ def configuration(node: Node) -> str:
         lines[-1:] = [rule.more, ""]
     for target in node.targets:
         values = {"name": target.name, "ae_title": target.ae_title, "host": "127.0.0.1", "port": target.port}
-        _section(lines, "[[destinations]]", {**values, "timeout_s": 10.0})
+        _section(lines, "[[destinations]]", {**values, "proof": target.proof, "timeout_s": 10.0})
     _section(lines, "[run]", {"threads": 2, "device": "cpu", "retry_after_s": 0.2, "lease_s": 20.0})
     _section(lines, "[delivering]", {"retry_after_s": 0.5, "retry_at_most_s": 2.0, "lease_s": 20.0})
     _section(lines, "[web]", {"port": node.web_port})
     _section(lines, "[audit]", {"seal_every_s": 0.5})
     _section(lines, "[ticks]", {"settle_s": 0.2, "submit_s": 0.2, "deliver_s": 0.2, "watchdog_s": 0.5})
-    return "\n".join(lines)
+    return "\n".join([*lines, node.more])
 
 
 def _section(lines: list[str], heading: str, values: Mapping[str, object]) -> None:

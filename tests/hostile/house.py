@@ -21,6 +21,7 @@ from dicom_node.simulator import SimulatedPacs, send_datasets
 from dicom_node.workflow import Site, utc_now
 from storage.database import Database
 from storage.models import Delivery, Event, Job, Study
+from storage.spool import Spool
 from tests import studies
 from tests.hostile.listener import path_setting
 from tests.site import site
@@ -120,9 +121,12 @@ class House:
 
 
 @contextmanager
-def living(folder: Path, database: Database, engine: Engine, *, path: str = "stream", **sections: Any) -> Iterator[House]:
+def living(
+    folder: Path, database: Database, spool: Spool, engine: Engine, *, path: str = "stream", **sections: Any
+) -> Iterator[House]:
     """A house for the length of the block."""
     values: dict[str, Any] = {
+        "storage": {"spool": str(spool.root), "reserve_mb": 0},
         "node": {"port": 0},
         "peers": [{"ae_title": name, "addresses": ["127.0.0.1"]} for name in (MODALITY, "PACS", "ARCHIVE")],
         "receive": path_setting(path),

@@ -27,6 +27,10 @@ LIMIT_MB = 24
 """Largest object: small enough to be exceeded quickly, larger than what is held in memory."""
 PEERS = ("MODALITY", "MODALITY2")
 MEGABYTE = 1024 * 1024
+GROWTH_MB = 512
+"""What the node may grow by above idle, whatever is sent to it."""
+NO_LIMIT_OF_ROWS = "[alerts]\nper_minute = 1000000\nrows_per_minute = 1000000\n"
+"""Every row of every test is written; what the limits do is a test of its own."""
 SMALL = Plan(slices=3, rows=16, columns=16)
 
 
@@ -51,6 +55,11 @@ class Listening:
     def resident_mb(self) -> float:
         """Resident memory in MB."""
         return float(self.process.memory_info().rss / MEGABYTE)
+
+    def highest_mb(self) -> float:
+        """The highest resident memory since its start, in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     def peak_mb(self, done: Callable[[], bool]) -> float:
         """The highest resident memory in MB until it is done."""
@@ -130,6 +139,7 @@ def listening(
         rules=(),
         peers=PEERS,
         command="listen",
+        more=NO_LIMIT_OF_ROWS,
         receive={**limits, **path_setting(receive_path), **(receive or {})},
         **changes,
     )

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pynetdicom.sop_class import ModalityWorklistInformationFind
 
 from dicom_node.settings import Peer, Receive, ReceivePath
+from dicom_node.settings_doors import Tls
 from storage.database import Database
 from storage.events import EventKind, EventOutcome
+from storage.models import Association
 from storage.spool import Spool
-from tests.hostile.listener import Listening, small
-from tests.network import CALLING, EXPLICIT, IMPLICIT, MR, RELEASE_RQ, VERIFICATION, Wire, store_command
+from tests.authority import Authority, Pair
+from tests.hostile.listener import Listening, send_over, small
+from tests.network import CALLING, EXPLICIT, IMPLICIT, MR, RELEASE_RQ, VERIFICATION, Running, Wire, store_command
 from tests.network import listening as listening_here
 from tests.studies import encoded
 from tests.waiting import wait_until
@@ -22,6 +31,70 @@ pytestmark = pytest.mark.feature("R2", "S1")
 
 REJECT = 3
 NO_DECODER = "1.2.840.10008.1.2.4.100"  # MPEG-2
+
+
+@dataclass(frozen=True, slots=True)
+class Hospital:
+    """An authority, what it gave out, and an authority that nobody knows."""
+
+    authority: Authority
+    node: Pair
+    modality: Pair
+    other: Pair
+    expired: Pair
+    revoked: Pair
+    unknown: Pair
+    crl: Path
+
+    def tls(self) -> Tls:
+        """The TLS port's settings."""
+        return Tls(
+            port=0, certificate_file=self.node.certificate, key_file=self.node.key, ca_file=self.authority.certificate,
+            crl_file=self.crl, handshake_timeout_s=3,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    """Made with the openssl command."""
+    authority = Authority(tmp_path_factory.mktemp("authority") / "ours").start()
+    stranger = Authority(tmp_path_factory.mktemp("stranger") / "theirs", "Nobody's authority").start()
+    names = {one: authority.issue(f"{one}.test") for one in ("node", "modality", "other", "revoked")}
+    authority.revoke(names["revoked"])
+    expired = authority.issue("expired.test", starts_in_days=-9, ends_in_days=-2)
+    unknown = stranger.issue("modality.test")
+    return Hospital(authority, **names, expired=expired, unknown=unknown, crl=authority.revocation_list())
+
+
+@contextmanager
+def over_tls(strict: Running, hospital: Hospital, pair: Pair | None, *, oldest: bool = False) -> Iterator[Wire]:
+    """A connection to the TLS port that shows the pair; after a handshake that failed it is shut, and receives nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(hospital.authority.certificate)
+    if pair is not None:
+        context.load_cert_chain(pair.certificate, pair.key)
+    if oldest:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    assert strict.listener.tls_port is not None
+    with Spoken(strict.listener.tls_port) as wire:
+        with suppress(ssl.SSLError, ConnectionError):
+            wire.socket = context.wrap_socket(wire.socket, server_hostname="node.test")
+        yield wire
+
+
+class Spoken(Wire):
+    """A connection on which a failure of the channel is the same as its end."""
+
+    def associate(self, *arguments: Any, **changes: Any) -> tuple[int, bytes]:
+        """The answer, or (0, nothing) where the channel ended."""
+        try:
+            return super().associate(*arguments, **changes)
+        except (OSError, ValueError):
+            return 0, b""
 
 
 def rejection(answer: tuple[int, bytes]) -> tuple[int, ...]:
@@ -61,11 +134,62 @@ def test_f09_known_title_from_another_address_is_rejected_with_an_alert(
     with listening_here(sqlite_database, spool, path=receive_path, peers=elsewhere) as strict:
         with Wire(strict.port) as wire:
             assert rejection(wire.associate()) == (1, 1, 3)
-        wait_until("the alert is written", lambda: strict.events(EventKind.ASSOCIATION_REFUSED), 10)
-        (event,) = strict.events(EventKind.ASSOCIATION_REFUSED)
+        wait_until("the alert is written", lambda: strict.events(EventKind.NODE_NOT_AUTHENTICATED), 10)
+        (refusal,) = strict.events(EventKind.ASSOCIATION_REFUSED)
+        (alert,) = strict.events(EventKind.NODE_NOT_AUTHENTICATED)
 
-    assert "not from this address" in event.detail["reason"]
-    assert (event.peer, event.address) == (CALLING, "127.0.0.1")
+    assert "not from this address" in refusal.detail["reason"]
+    assert (alert.peer, alert.address, alert.outcome) == (CALLING, "127.0.0.1", EventOutcome.SERIOUS_FAILURE)
+
+
+@pytest.mark.feature("R3")
+@pytest.mark.parametrize("showing", ["another's certificate", "no TLS"])
+def test_f09_known_title_without_its_certificate_is_rejected_with_an_alert(
+    sqlite_database: Database, spool: Spool, receive_path: ReceivePath, hospital: Hospital, showing: str
+) -> None:
+    bound = [Peer(ae_title=CALLING, addresses=("127.0.0.1",), certificates=(hospital.modality.fingerprint,))]
+    with listening_here(sqlite_database, spool, path=receive_path, peers=bound, tls=hospital.tls()) as strict:
+        if showing == "no TLS":
+            with Wire(strict.port) as wire:
+                answer = wire.associate()
+        else:
+            with over_tls(strict, hospital, hospital.other) as wire:
+                answer = wire.associate()
+        wait_until("the alert is written", lambda: strict.events(EventKind.NODE_NOT_AUTHENTICATED), 10)
+
+    assert rejection(answer) == (1, 1, 3)
+
+
+@pytest.mark.feature("R3")
+def test_f12_bound_certificate_is_let_in(
+    sqlite_database: Database, spool: Spool, receive_path: ReceivePath, hospital: Hospital
+) -> None:
+    bound = [Peer(ae_title=CALLING, addresses=("127.0.0.1",), certificates=(hospital.modality.fingerprint,))]
+    with listening_here(sqlite_database, spool, path=receive_path, peers=bound, tls=hospital.tls()) as strict:
+        with over_tls(strict, hospital, hospital.modality) as wire:
+            assert send_over(wire, small("F12")[0]) == 0x0000
+
+
+@pytest.mark.feature("R3")
+@pytest.mark.parametrize("showing", ["expired", "unknown authority", "revoked", "no certificate", "TLS 1.1", "clear text"])
+def test_f12_handshake_that_proves_nothing_fails_with_an_alert_and_without_fallback(
+    sqlite_database: Database, spool: Spool, receive_path: ReceivePath, hospital: Hospital, showing: str
+) -> None:
+    bound = [Peer(ae_title=CALLING, addresses=("127.0.0.1",), certificates=(hospital.modality.fingerprint,))]
+    shown = {"expired": hospital.expired, "unknown authority": hospital.unknown, "revoked": hospital.revoked}
+    with listening_here(sqlite_database, spool, path=receive_path, peers=bound, tls=hospital.tls()) as strict:
+        assert strict.listener.tls_port is not None
+        if showing == "clear text":
+            with Wire(strict.listener.tls_port) as wire:
+                answer = wire.associate()
+        else:
+            pair = shown.get(showing, None if showing == "no certificate" else hospital.modality)
+            with over_tls(strict, hospital, pair, oldest=showing == "TLS 1.1") as wire:
+                answer = wire.associate()
+        wait_until("the alert is written", lambda: strict.events(EventKind.NODE_NOT_AUTHENTICATED), 10)
+
+        assert answer[0] not in (2, 3), "an association was negotiated with a node that proved nothing"
+        assert strict.rows(Association) == []
 
 
 @pytest.mark.feature("R4")

@@ -10,8 +10,14 @@ from contextlib import ExitStack
 
 import pytest
 
+from dicom_node.settings import Receive, ReceivePath
+from dicom_node.settings_doors import Alerts
+from storage.database import Database
+from storage.events import EventKind, EventOutcome
+from storage.spool import Spool
 from tests.hostile.listener import ARTIM_S, Listening, sent, small
 from tests.network import CALLED, CALLING, EXPLICIT, MR, Wire, associate_rq, p_data, store_command
+from tests.network import listening as listening_here
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.feature("R4", "S1")
@@ -46,7 +52,26 @@ def test_f01_silence_is_closed_after_artim_and_counted(node: Listening) -> None:
     assert ARTIM_S * 0.9 < took < ARTIM_S * 3
     wait_until("its threads are gone", lambda: node.process.num_threads() <= threads, 10)
     wait_until("they are counted", lambda: silent(node) >= counted + 10, 15)
-    assert node.events(mark) == [], "a probe that says nothing is no event"
+    told = {event.kind for event in node.events(mark)} - {EventKind.ASSOCIATION_OPENED, EventKind.ASSOCIATION_CLOSED}
+    assert told == set(), "a probe that says nothing is no event"
+
+
+@pytest.mark.parametrize(("probes", "alerts"), [((), 1), (("127.0.0.0/8",), 0)], ids=["stranger", "configured probe"])
+def test_f01_many_silent_connections_are_an_alert_unless_they_are_a_probe_s(
+    sqlite_database: Database, spool: Spool, receive_path: ReceivePath, probes: tuple[str, ...], alerts: int
+) -> None:
+    receive = Receive(acse_timeout_s=0.5, network_timeout_s=20)
+    with listening_here(
+        sqlite_database, spool, path=receive_path, receive=receive, alerts=Alerts(per_minute=3, probes=probes)
+    ) as watched:
+        for _ in range(5):
+            with Wire(watched.port):
+                continue
+        with Wire(watched.port) as last:
+            last.receive()
+    # the listener has stopped: every row that waited is written
+
+    assert len(watched.events(EventKind.SECURITY_ALERT)) in ((0,) if alerts == 0 else (1, 2))
 
 
 def silent(node: Listening) -> float:
@@ -128,6 +153,20 @@ def test_f04_noise_is_aborted_as_unrecognized(node: Listening, noise: bytes) -> 
         assert wire.receive() == abort(UNRECOGNIZED)
 
     assert served_in(node, f"F04 {node.receive_path}") < SERVED_WITHIN_S
+
+
+def test_f04_noise_again_and_again_is_a_security_alert(
+    sqlite_database: Database, spool: Spool, receive_path: ReceivePath
+) -> None:
+    with listening_here(sqlite_database, spool, path=receive_path, alerts=Alerts(per_minute=3)) as watched:
+        for _ in range(6):
+            with Wire(watched.port) as wire:
+                wire.send(b"GET / HTTP/1.1\r\n\r\n")
+                wire.receive()
+        wait_until("the alert is written", lambda: watched.events(EventKind.SECURITY_ALERT), 10)
+        (alert,) = watched.events(EventKind.SECURITY_ALERT)
+
+    assert (alert.address, alert.outcome) == ("127.0.0.1", EventOutcome.SERIOUS_FAILURE)
 
 
 def test_f05_pdu_out_of_sequence_is_aborted_as_unexpected(node: Listening) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from pydicom import Dataset
 from sqlalchemy import select, update
 
-from dicom_node import sealing, workflow
+from dicom_node import proof, sealing, workflow
 from dicom_node.settings import Audit
 from dicom_node.simulator import Behaviour, SimulatedPacs
 from dicom_node.workflow import Site, utc_now
@@ -16,6 +22,7 @@ from storage.anchor import read_anchors
 from storage.database import Database
 from storage.events import EventKind, append
 from storage.models import Commitment, Delivery, DeliveryItem
+from storage.spool import Spool
 from storage.states import DeliveryState
 from tests import parcels
 from tests.archive import Archive, running
@@ -59,9 +66,11 @@ MOODS: dict[str, tuple[Behaviour, str, str]] = {
 
 
 @pytest.mark.parametrize("mood", MOODS)
-def test_f40_each_answer_of_the_archive_has_its_consequence(tmp_path: Path, sqlite_database: Database, mood: str) -> None:
+def test_f40_each_answer_of_the_archive_has_its_consequence(
+    tmp_path: Path, sqlite_database: Database, spool: Spool, mood: str
+) -> None:
     behaviour, expected, reason = MOODS[mood]
-    where = site(tmp_path, sqlite_database)
+    where = site(tmp_path, sqlite_database, storage={"spool": str(spool.root), "reserve_mb": 0})
     number = waiting(where, parcels.results())
     pacs = SimulatedPacs("PACS", folder=tmp_path / "pacs")
     pacs.start()
@@ -93,8 +102,10 @@ def make_due(where: Site) -> None:
         session.execute(update(Delivery).where(Delivery.state == PENDING).values(not_before=utc_now()))
 
 
-def test_f40_archive_that_is_down_gets_everything_when_it_is_back(tmp_path: Path, sqlite_database: Database) -> None:
-    where = site(tmp_path, sqlite_database)
+def test_f40_archive_that_is_down_gets_everything_when_it_is_back(
+    tmp_path: Path, sqlite_database: Database, spool: Spool
+) -> None:
+    where = site(tmp_path, sqlite_database, storage={"spool": str(spool.root), "reserve_mb": 0})
     number = waiting(where, parcels.results())
     pacs = SimulatedPacs("PACS", folder=tmp_path / "pacs")
     pacs.start()
@@ -170,6 +181,59 @@ def test_f41_without_any_report_the_archive_is_asked_what_it_has(house: House) -
         until_idle(house.where, archive.destination(proof="commitment"))
 
     assert state(house.where, number)[0] == COMMITTED
+
+
+# ------------------------------------------------------------------------------------------------ F42
+
+
+class HostileArchive(Archive):
+    """Lists what it was sent, and gives back something else."""
+
+    ways = "another study"
+    given = 0
+
+    def _on_get(self, event: Any) -> Iterator[Any]:
+        found = self.kept[str(event.identifier.SOPInstanceUID)]
+        lie = deepcopy(found)
+        if self.ways == "another study":
+            lie.StudyInstanceUID, lie.PatientID = "1.2.3.4", "SOMEBODY-ELSE"
+        elif self.ways == "endless":
+            lie.add_new(0x00420011, "OB", bytes(8 * 1024 * 1024))
+        times = 1 if self.ways != "endless" else 1000
+        yield times
+        for _ in range(times):
+            self.given += 1
+            yield 0xFF00, lie
+
+    def _on_find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        (answer,) = (found for _, found in super()._on_find(event))
+        for _ in range(1_000_000 if self.ways == "endless list" else 1):
+            self.given += 1
+            yield 0xFF00, answer
+
+
+@pytest.mark.feature("V3")
+@pytest.mark.parametrize(
+    ("ways", "verdict"),
+    [("another study", (PENDING, "content-differs")), ("endless", (STORED, None)), ("endless list", (STORED, None))],
+)
+def test_f42_hostile_archive_proves_nothing_and_costs_little(house: House, ways: str, verdict: tuple[str, str | None]) -> None:
+    process = psutil.Process()
+    archive = HostileArchive()
+    archive.ways = ways
+    with running(archive):
+        number = waiting(house.where, parcels.results())
+        here = archive.destination(proof="query")
+        workflow.deliver(house.where, here, worker="s")
+        before, began = process.memory_info().rss, time.monotonic()
+
+        assert proof.prove(house.where, here)
+        took = time.monotonic() - began
+
+    assert state(house.where, number) == verdict
+    assert took < 60
+    assert archive.given < 100_000, "it was hung up on"
+    assert process.memory_info().rss - before < 512 * 1024 * 1024
 
 
 # ------------------------------------------------------------------------------------------------ F44

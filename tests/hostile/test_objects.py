@@ -16,6 +16,7 @@ from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, JPEGLSLo
 from storage.events import EventKind
 from tests import studies
 from tests.hostile.listener import (
+    GROWTH_MB,
     LIMIT_MB,
     MEGABYTE,
     Listening,
@@ -34,8 +35,6 @@ SUCCESS, INVALID_INSTANCE, CLASS_NOT_SUPPORTED = 0x0000, 0x0117, 0x0122
 OUT_OF_RESOURCES, DOES_NOT_MATCH, CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
 ABORT = 7
 UNDEFINED = 0xFFFFFFFF
-GROWTH_MB = 512
-"""What the node may grow by whatever is sent to it."""
 PRIVATE = struct.pack("<HH2sH", 0x0041, 0x0010, b"LO", 6) + b"TESTS "
 
 
@@ -199,7 +198,7 @@ def test_f21_nested_sequences_are_refused_in_linear_time(node: Listening, depth:
     assert sent(node, image(node, "F21 after")) == SUCCESS
 
 
-def _bomb(dataset: Dataset, size: int) -> bytes:
+def bomb_of(dataset: Dataset, size: int) -> bytes:
     """A deflate stream of the object and zeros without end: a thousandth of its size."""
     pressed = zlib.compressobj(9, zlib.DEFLATED, -15)
     head = pressed.compress(studies.encoded(dataset))
@@ -209,7 +208,7 @@ def _bomb(dataset: Dataset, size: int) -> bytes:
 
 def test_f22_deflate_bombs_from_eight_senders_at_once_exceed_the_limit_in_bounded_memory(node: Listening) -> None:
     one = image(node, "F22")
-    bomb = _bomb(one, 512 * MEGABYTE)
+    bomb = bomb_of(one, 512 * MEGABYTE)
     deflated = small(f"F22 {node.receive_path}")[0]
     deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     before = node.resident_mb()

@@ -20,6 +20,7 @@ from dicom_node.workflow import utc_now
 from storage import queue
 from storage.database import Database
 from storage.models import Attempt, Event, Result
+from storage.spool import Spool
 from storage.states import JobState
 from tests import studies
 from tests.hostile.house import FLAIR, REFUSED, House, faulty_engine, living
@@ -99,13 +100,13 @@ def _compressed_zeros(count: int, size: int) -> list[Dataset]:
 
 
 def test_f23_decompression_bomb_is_killed_by_its_memory_limit_and_the_report_says_failed(
-    tmp_path: Path, sqlite_database: Database
+    tmp_path: Path, sqlite_database: Database, spool: Spool
 ) -> None:
     images = _compressed_zeros(160, 1000)
     engine = Engine(TIGHT)
     before = psutil.Process().memory_info().rss
     try:
-        with living(tmp_path, sqlite_database, engine, run={"maximum_attempts": 1}) as house:
+        with living(tmp_path, sqlite_database, spool, engine, run={"maximum_attempts": 1}) as house:
             assert set(house.send(images)) == {"0x0000"}
             house.answer()
 
@@ -153,10 +154,10 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_f36_run_that_is_lost_is_tried_again_and_then_reported_as_failed(
-    tmp_path: Path, sqlite_database: Database, fault: str
+    tmp_path: Path, sqlite_database: Database, spool: Spool, fault: str
 ) -> None:
     body, reason = FAULTS[fault]
-    with faulty_engine(tmp_path, body) as engine, living(tmp_path, sqlite_database, engine, run=TWICE) as house:
+    with faulty_engine(tmp_path, body) as engine, living(tmp_path, sqlite_database, spool, engine, run=TWICE) as house:
         house.send(studies.series(REFUSED))
         house.answer()
 
@@ -188,13 +189,15 @@ def test_f36_job_of_a_worker_that_was_killed_goes_to_another_at_once(house: Hous
     assert len(house.reports()) == 1
 
 
-def test_f37_run_that_hangs_is_killed_at_its_limit_and_the_next_is_served(tmp_path: Path, sqlite_database: Database) -> None:
+def test_f37_run_that_hangs_is_killed_at_its_limit_and_the_next_is_served(
+    tmp_path: Path, sqlite_database: Database, spool: Spool
+) -> None:
     limits = Limits(memory_mb=4096, timeout_s=5, threads=1)
     hangs, goes = (replace(REFUSED, study=name) for name in ("F37 hangs", "F37 goes"))
     before = {one.pid for one in psutil.Process().children(recursive=True)}
     with (
         faulty_engine(tmp_path, "time.sleep(3600)", victim=hangs.study_instance_uid, limits=limits) as engine,
-        living(tmp_path, sqlite_database, engine, run={"maximum_attempts": 1}) as house,
+        living(tmp_path, sqlite_database, spool, engine, run={"maximum_attempts": 1}) as house,
     ):
         house.send([*studies.series(hangs), *studies.series(goes)])
         house.quiet()
@@ -212,12 +215,12 @@ def test_f37_run_that_hangs_is_killed_at_its_limit_and_the_next_is_served(tmp_pa
     assert not left, "the hanging child and the waiting one are gone"
 
 
-def test_f38_study_that_kills_its_runs_stops_no_other(tmp_path: Path, sqlite_database: Database) -> None:
+def test_f38_study_that_kills_its_runs_stops_no_other(tmp_path: Path, sqlite_database: Database, spool: Spool) -> None:
     poison = replace(REFUSED, study="F38 poison")
     others = [replace(REFUSED, study=f"F38 {number}") for number in range(2)]
     with (
         faulty_engine(tmp_path, "os._exit(7)", victim=poison.study_instance_uid) as engine,
-        living(tmp_path, sqlite_database, engine, run={"maximum_attempts": 3, "retry_after_s": 0.001}) as house,
+        living(tmp_path, sqlite_database, spool, engine, run={"maximum_attempts": 3, "retry_after_s": 0.001}) as house,
     ):
         house.send([image for plan in (poison, *others) for image in studies.series(plan)])
         house.answer()
