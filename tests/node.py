@@ -29,7 +29,7 @@ from storage.states import DeliveryState, JobState, StudyState
 from tests.peers import echo
 from tests.waiting import free_port, wait_until
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 LOG_LINES_SHOWN = 40
 
 

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 ARTIM_S = 2.0
 LIMIT_MB = 24
 """Largest object: small enough to be exceeded quickly, larger than what is held in memory."""
-PEERS = ("MODALITY", "MODALITY2")
+PEERS = ("MODALITY", "MODALITY2", "ORTHANC")
 MEGABYTE = 1024 * 1024
 GROWTH_MB = 512
 """What the node may grow by above idle, whatever is sent to it."""

@@ -77,7 +77,8 @@ def test_conversations(tmp_path: Path, receive_path: ReceivePath) -> None:
         left = node.process.num_threads() - threads
 
         print(
-            f"\n{receive_path}: {number} conversations, the longest {longest:.1f} s, {growth_mb:.0f} MB above idle, {left} threads"
+            f"\n{receive_path}: {number} conversations, the longest {longest:.1f} s, "
+            f"{growth_mb:.0f} MB above idle, {left} threads more than before"
         )
         assert growth_mb < GROWTH_MB
         assert "Traceback" not in node.log

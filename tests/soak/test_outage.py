@@ -59,12 +59,9 @@ def test_everything_is_delivered_and_committed_after_a_day_without_the_pacs(tmp_
     finally:
         pacs.stop()
 
-    attempts = max(
-        delivery.attempt for plan in plans for job in node.told(plan.study_instance_uid).jobs for delivery in job.deliveries
-    )
     print(
-        f"\n{STUDIES} studies, PACS away {away_s:.0f} s (a day of 900 s waits), {kills} kills: all committed {back_s:.0f} s after "
-        f"it came back, at most {attempts} attempts for one; reconcile ended with {balance.returncode}"
+        f"\n{STUDIES} studies, PACS away {away_s:.0f} s (waits of 2 s for 900 s), {kills} kills: all committed "
+        f"{back_s:.0f} s after it came back; reconcile ended with {balance.returncode}"
     )
     assert kills == RESTARTS
     assert reports == [1] * STUDIES
