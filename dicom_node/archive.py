@@ -83,6 +83,8 @@ def _find_one(association: Any, item: Sought, accepted: set[str], returned: dict
         return Finding(item, Verdict.DIFFERENT, f"C-FIND lists another {', '.join(other)}")
     if GET in accepted and item.sop_class_uid in accepted:
         content = _get(association, item, returned)
+        if isinstance(content, Finding):
+            return content
         if content is not None:
             return judged(item, content)
     return Finding(item, Verdict.PROVEN, f"listed by C-FIND and compared: {', '.join(told) or 'SOPInstanceUID only'}")
@@ -123,8 +125,9 @@ def _list(association: Any, item: Sought) -> Dataset | Finding:
     return matches[0] if matches else Finding(item, Verdict.MISSING, "C-FIND does not list it")
 
 
-def _get(association: Any, item: Sought, returned: dict[str, bytes]) -> bytes | None:
-    """The object as a Part 10 file; None where the archive did not give it back."""
+def _get(association: Any, item: Sought, returned: dict[str, bytes]) -> bytes | Finding | None:
+    """The object as a Part 10 file; None where the archive did not give it back, a finding where it broke off."""
+    ended = Finding(item, Verdict.UNKNOWN, "the association ended during C-GET")
     query = Dataset()
     query.QueryRetrieveLevel = "IMAGE"
     query.StudyInstanceUID = item.study_instance_uid
@@ -133,8 +136,10 @@ def _get(association: Any, item: Sought, returned: dict[str, bytes]) -> bytes | 
     returned[item.sop_instance_uid] = b""
     try:
         for status, _ in association.send_c_get(query, GET):
-            if "Status" not in status or status.Status not in _PENDING:
+            if "Status" not in status:
+                return ended
+            if status.Status not in _PENDING:
                 break
     except (RuntimeError, ValueError):
-        return None
+        return ended
     return returned.pop(item.sop_instance_uid) or None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dicom_node.settings_doors import Tls
+from dicom_node.settings import Settings
 
 _PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----(.*?)-----END \1-----", re.DOTALL)
 _INTEGER, _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _EXPLICIT_0 = 0x02, 0x30, 0x17, 0x18, 0xA0
@@ -36,10 +36,19 @@ class Expiry:
         return (self.at - now) / timedelta(days=1)
 
 
-def expiries(tls: Tls) -> list[Expiry]:
-    """The expiry of each file of the TLS port. Raises NoCertificate."""
-    files = {"certificate_file": tls.certificate_file, "ca_file": tls.ca_file, "crl_file": tls.crl_file}
-    return [Expiry(f"tls.{key}", first_expiry(path)) for key, path in files.items() if path is not None]
+def configured_files(settings: Settings) -> dict[str, Path]:
+    """Every certificate file and revocation list of the configuration, by its key path."""
+    files: dict[str, Path | None] = {
+        f"tls.{key}": getattr(settings.tls, key) for key in ("certificate_file", "ca_file", "crl_file")
+    }
+    for one in settings.destinations:
+        files |= {f"destinations.{one.name}.{key}": getattr(one, key) for key in ("certificate_file", "ca_file")}
+    return {key: path for key, path in files.items() if path is not None}
+
+
+def expiries(settings: Settings) -> list[Expiry]:
+    """The expiry of each configured file. Raises NoCertificate."""
+    return [Expiry(key, first_expiry(path)) for key, path in configured_files(settings).items()]
 
 
 def first_expiry(path: Path) -> datetime:

@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.catalog import software_version
+from dicom_node.certificates import NoCertificate, configured_files, first_expiry
 from dicom_node.settings import Settings
 from storage import circuits, commitments, queries, turnaround
 from storage.database import Database, DatabaseBusy
@@ -135,6 +136,7 @@ class NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics; where the database does not answer, that fact and what needs no database."""
         yield _gauge("fovea_build", "Version of the program", [({"version": software_version()}, 1)])
+        yield from _certificates(self._settings)
         yield _gauge("fovea_spool_free_bytes", "Free space on the spool's disk", [({}, self._free_bytes())])
         try:
             with _reading(self._database) as session:
@@ -170,6 +172,17 @@ def _saved_by_listener(path: Path) -> bytes:
         return path.read_bytes() if fresh else b""
     except OSError:
         return b""
+
+
+def _certificates(settings: Settings) -> Iterator[Metric]:
+    samples: list[tuple[dict[str, str], float]] = []
+    for key, path in configured_files(settings).items():
+        try:
+            samples.append(({"file": key}, first_expiry(path).timestamp()))
+        except NoCertificate:
+            samples.append(({"file": key}, 0))
+    if samples:
+        yield _gauge("fovea_certificate_expires_timestamp_seconds", "When a certificate file expires; 0: unreadable", samples)
 
 
 def _queue(session: Session) -> Iterator[Metric]:

@@ -95,12 +95,18 @@ _MEANINGS: dict[int, tuple[Meaning, str]] = {
     0x0107: (Meaning.STORED_WITH_WARNING, "attribute list warning"),
     0x0111: (Meaning.STORED_WITH_WARNING, "duplicate SOP instance: it is there already"),
     0x0116: (Meaning.STORED_WITH_WARNING, "attribute value out of range"),
+    0x0106: (Meaning.REFUSED, "invalid attribute value"),
+    0x0115: (Meaning.REFUSED, "invalid argument value"),
     0x0117: (Meaning.REFUSED, "invalid SOP instance"),
+    0x0119: (Meaning.REFUSED, "class-instance conflict"),
+    0x0120: (Meaning.REFUSED, "missing attribute"),
+    0x0121: (Meaning.REFUSED, "missing attribute value"),
     0x0122: (Meaning.REFUSED, "SOP class not supported"),
     0x0211: (Meaning.REFUSED, "unrecognized operation"),
     0x0212: (Meaning.REFUSED, "mistyped argument"),
     0x0110: (Meaning.TRY_AGAIN, "processing failure"),
     0x0124: (Meaning.TRY_AGAIN, "not authorized"),
+    0x0210: (Meaning.TRY_AGAIN, "duplicate invocation"),
     0x0213: (Meaning.TRY_AGAIN, "resource limitation"),
 }
 _RANGES: tuple[tuple[range, Meaning, str], ...] = (

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from dicom_node import certificates, scu
-from dicom_node.settings import Destination, Peer, Settings, SettingsError, load_settings
+from dicom_node import certificates, expiry, scu
+from dicom_node.metrics import exposition
+from dicom_node.settings import Destination, Peer, Settings, SettingsError, Storage, load_settings
 from dicom_node.settings_doors import Alerts, Tls
 from dicom_node.tls import TlsFilesError, server_context
+from dicom_node.web.health import readiness
 from storage.database import Database
 from storage.events import EventKind
+from storage.models import Event
 from storage.spool import Spool
 from tests import studies
 from tests.authority import Authority, Pair
@@ -396,12 +400,42 @@ class TestFiles:
 
     def test_expiry_is_read_from_certificates_and_lists(self, hospital: Hospital) -> None:
         now = datetime.now(UTC)
-        found = certificates.expiries(hospital.tls(crl_file=hospital.crl))
+        found = certificates.expiries(Settings(tls=hospital.tls(crl_file=hospital.crl)))
 
         assert [one.setting for one in found] == ["tls.certificate_file", "tls.ca_file", "tls.crl_file"]
         days = [one.days_left(now) for one in found]
         assert days == pytest.approx([20, 30, 30], abs=0.1)  # as `Authority` makes them
         assert certificates.first_expiry(hospital.expired.certificate) < now - timedelta(days=1)
+
+    def test_what_expires_soon_is_told_once_a_day(self, hospital: Hospital, sqlite_database: Database) -> None:
+        """The certificate has 20 days left, the authority 30."""
+        settings = Settings(tls=hospital.tls(warn_days=25))
+        now = datetime.now(UTC)
+
+        told = [expiry.watch(settings, sqlite_database, at=now + timedelta(hours=hours)) for hours in (0, 5, 23, 25)]
+
+        assert told == [1, 0, 0, 1]
+        with sqlite_database.read() as session:
+            events = session.scalars(select(Event).where(Event.kind == EventKind.CERTIFICATE_EXPIRING)).all()
+        assert events[0].detail["file"] == "tls.certificate_file"
+        assert events[0].detail["reason"].startswith("expires in 20 days")
+        assert expiry.watch(Settings(tls=hospital.tls(warn_days=5)), sqlite_database, at=now) == 0
+
+    def test_the_page_and_the_metrics_say_when(
+        self, hospital: Hospital, sqlite_database: Database, spool: Spool, tmp_path: Path
+    ) -> None:
+        expired = Settings(
+            storage=Storage(spool=spool.root),
+            tls=hospital.tls(certificate_file=hospital.expired.certificate, key_file=hospital.expired.key),
+        )
+
+        found = {check.name: check for check in readiness(expired, sqlite_database, spool).checks}
+        text = exposition(expired, sqlite_database)[0].decode()
+
+        assert not found["tls.certificate_file"].ok
+        assert found["tls.certificate_file"].text.startswith("expired on")
+        assert found["tls.ca_file"].ok
+        assert 'fovea_certificate_expires_timestamp_seconds{file="tls.certificate_file"}' in text
 
     def test_a_file_without_certificate_is_named(self, hospital: Hospital, tmp_path: Path) -> None:
         empty = tmp_path / "empty.pem"
