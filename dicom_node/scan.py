@@ -23,6 +23,8 @@ MAXIMUM_ELEMENTS = 4_000_000
 UNDEFINED = 0xFFFFFFFF
 FIRST_GROUP = 0x0008
 """Groups below belong to commands, file meta information and directories (PS3.5 7.1), never to a stored object."""
+DELIMITERS = 0xFFFE
+"""Group of items and their delimiters, which stand in sequences and nowhere else."""
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 DELIMITER_BYTES = 8
 
@@ -160,6 +162,8 @@ def _element(data: Buffer, position: int, stop: int, coding: Coding) -> _Header:
         tag = group << 16 | number
         position += 8
         vr = b"SQ" if tag in SEQUENCE_TAGS else b"UN"
+    if group == DELIMITERS:
+        raise Malformed(f"{_name(tag)} stands outside of a sequence")
     if length != UNDEFINED:
         if length > stop - position:
             raise Malformed(f"element {_name(tag)} ends beyond what holds it")
