@@ -283,7 +283,7 @@ def release(
         raise CommandError("--discard and --include-held exclude each other")
     with opened(config) as site:
         with site.database.write() as session:
-            text, paths = acting.release(session, study, user=user_name(), discard=discard, include_held=include_held)
+            text, paths = acting.release(session, site.spool, study, user=user_name(), discard=discard, include_held=include_held)
         for path in paths:
             site.spool.delete(path)
     typer.echo(text)

@@ -164,6 +164,7 @@ def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) 
         taken_series_numbers=ledger.taken_series_numbers(job.study),
         predecessors=ledger.supersede_undelivered(session, job, at=at),
         refusal=plan.refusal,
+        identity=ledger.newest_identity(job.study),
         analysis_started_at=ledger.first_started_at(session, job).isoformat(),
     )
 
