@@ -67,6 +67,8 @@ class Run:
     told: Told | None = None
     """Called now and then with how far a stage is."""
     checkpoint_every_s: float = 120.0
+    reference_heads: int = 4
+    """Lesion-free synthetic heads that calibrate the score."""
 
 
 def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) -> ModelCard:
@@ -92,7 +94,9 @@ def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) ->
     localizer = load_localizer(draft, recipe.name, device=run.device)
     assert isinstance(localizer, RecipeLocalizer)
     write_samples(localizer, material, run.work / "samples.png")
-    table, point = calibrate_recipe(localizer, origins.reference_maps, material.kept, material.development)
+    table, point = calibrate_recipe(
+        localizer, origins.reference_maps, material.kept, material.development, run.reference_heads
+    )
     sources = (*material.sources, *given.card.sources)
     card = base.model_copy(
         update={

@@ -141,13 +141,13 @@ class Sick:
 
     def studies(self) -> Iterator[Study]:
         for number in range(3):
-            head = synthetic_head(seed=60 + number, shape=(20, 96, 80), spacing_mm=(7.0, 2.4, 2.4), lesions=2)
+            head = synthetic_head(seed=60 + number, shape=(20, 104, 88), spacing_mm=(7.0, 2.2, 2.2), lesions=2)
             yield Study(f"patient {number}", axial_volume(head.image, head.spacing_mm), head.lesion)
 
 
 def healthy() -> Arrays:
-    heads = [synthetic_head(seed=50 + n, shape=(20, 96, 80), spacing_mm=(7.0, 2.4, 2.4), lesions=0) for n in range(2)]
-    return Arrays("own heads", (7.0, 2.4, 2.4), [(f"patient {n}", head.image, None) for n, head in enumerate(heads)])
+    heads = [synthetic_head(seed=50 + n, shape=(20, 104, 88), spacing_mm=(7.0, 2.2, 2.2), lesions=0) for n in range(2)]
+    return Arrays("own heads", (7.0, 2.2, 2.2), [(f"patient {n}", head.image, None) for n, head in enumerate(heads)])
 
 
 @pytest.mark.feature("L4")
@@ -155,7 +155,7 @@ def healthy() -> Arrays:
 def test_a_label_free_recipe_trained_from_studies_is_a_bundle_that_localizes(tmp_path: Path) -> None:
     told: list[Progress] = []
     origins = Origins((healthy(),), per_head=2)
-    run = Run(Budget(steps=10), tmp_path / "work", device="cpu", told=told.append)
+    run = Run(Budget(steps=10), tmp_path / "work", device="cpu", told=told.append, reference_heads=1)
 
     card = train(RECIPES["dae"], origins, run, SHIPPED, tmp_path / "bundle")
 
@@ -164,7 +164,7 @@ def test_a_label_free_recipe_trained_from_studies_is_a_bundle_that_localizes(tmp
     assert card.calibration["dae"].voxels > 10_000
     assert {"samples.png", "audit.json"} <= {path.name for path in (tmp_path / "work").iterdir()}
     assert told[-1].step == 10
-    head = synthetic_head(seed=9, shape=(20, 96, 80), spacing_mm=(7.0, 2.4, 2.4), lesions=1)
+    head = synthetic_head(seed=9, shape=(20, 104, 88), spacing_mm=(7.0, 2.2, 2.2), lesions=1)
     found = load_localizer(tmp_path / "bundle", device="cpu").localize(axial_volume(head.image, head.spacing_mm), Context())
     assert found.provenance.recipe == "dae"
     assert found.pseudo_healthy is not None
@@ -173,7 +173,7 @@ def test_a_label_free_recipe_trained_from_studies_is_a_bundle_that_localizes(tmp
 @pytest.mark.feature("L4")
 @pytest.mark.slow
 def test_terms_and_marks_reach_the_card_of_a_supervised_recipe(tmp_path: Path) -> None:
-    run = Run(Budget(steps=3), tmp_path / "work", device="cpu")
+    run = Run(Budget(steps=3), tmp_path / "work", device="cpu", reference_heads=1)
 
     card = train(RECIPES["mask_ensemble"], Origins((Sick(),)), run, SHIPPED, tmp_path / "bundle")
 
