@@ -253,7 +253,9 @@ def main() -> None:
     parser.add_argument("--brain", type=Path, default=Path(__file__).parent / "models" / "brain-flair")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="the page, of everything measured so far; without it only the work folder is filled")
+    parser.add_argument(
+        "--out", type=Path, help="the page, of everything measured so far; without it only the work folder is filled"
+    )
     wanted = parser.parse_args()
     torch.set_num_threads(wanted.threads)
     wanted.work.mkdir(parents=True, exist_ok=True)
