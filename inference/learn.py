@@ -94,9 +94,7 @@ def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) ->
     localizer = load_localizer(draft, recipe.name, device=run.device)
     assert isinstance(localizer, RecipeLocalizer)
     write_samples(localizer, material, run.work / "samples.png")
-    table, point = calibrate_recipe(
-        localizer, origins.reference_maps, material.kept, material.development, run.reference_heads
-    )
+    table, point = calibrate_recipe(localizer, origins.reference_maps, material.kept, material.development, run.reference_heads)
     sources = (*material.sources, *given.card.sources)
     card = base.model_copy(
         update={

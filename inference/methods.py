@@ -253,15 +253,17 @@ def main() -> None:
     parser.add_argument("--brain", type=Path, default=Path(__file__).parent / "models" / "brain-flair")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="the page; without it only the work folder is filled")
+    parser.add_argument(
+        "--out", type=Path, help="the page, of everything measured so far; without it only the work folder is filled"
+    )
     wanted = parser.parse_args()
     torch.set_num_threads(wanted.threads)
     wanted.work.mkdir(parents=True, exist_ok=True)
     bench = Bench(wanted.data, wanted.work, wanted.brain, wanted.seconds, wanted.seed)
     for name in wanted.only:
         bench.row(RECIPES[name])
-        if wanted.out is not None:
-            wanted.out.write_text(page(rows_in(wanted.work)), encoding="utf-8")
+    if wanted.out is not None:
+        wanted.out.write_text(page(rows_in(wanted.work)), encoding="utf-8")
 
 
 def rows_in(work: Path) -> dict[str, tuple[Row, float]]:

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 from highdicom import CoordinateSystemNames, Volume
 from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Pair
 from nibabel.spatialimages import SpatialImage
 
 
@@ -53,8 +54,9 @@ def volume_from_nifti(path: Path, stated_spacing_mm: tuple[float, float, float] 
 
 def _check_place(path: Path, image: SpatialImage, spacing_known: bool) -> None:
     """Raises UnreadableImageError where a NIfTI header says neither spacing nor orientation: sides would be guessed."""
-    codes = [int(image.header[key]) for key in ("sform_code", "qform_code") if key in image.header]
-    if codes and not any(codes) and not spacing_known:
+    if not isinstance(image, Nifti1Pair) or spacing_known:
+        return
+    if not any(int(image.header[key]) for key in ("sform_code", "qform_code")):
         raise UnreadableImageError(f"{path.name}: no spacing and orientation: sform_code and qform_code are both 0")
 
 

@@ -10,8 +10,8 @@ from inference.methods_page import page
 from inference.recipes import RECIPES
 
 
-def row(recipe: str, ap: float, fall: float = 0.0) -> Row:
-    return Row(recipe, ap, 0.5, 1.0, 25.0, 6.0, 90.0, 40.0, 200, fall, 80, 8, 0.02)
+def row(recipe: str, ap: float, fall: float = 0.0, steps: int = 2000) -> Row:
+    return Row(recipe, ap, 0.5, 1.0, 25.0, 6.0, 90.0, 40.0, steps, fall, 80, 8, 0.02)
 
 
 def test_no_patient_is_in_two_shares_and_none_is_kept_back_for_others() -> None:
@@ -43,11 +43,16 @@ def test_the_threshold_is_the_one_of_best_dice() -> None:
 
 
 def test_the_page_says_what_did_not_converge_and_what_is_missing() -> None:
-    rows = {"anoddpm": (row("anoddpm", 0.3, fall=0.4), 40.0), "dae": (row("dae", 0.4), 40.0)}
+    rows = {
+        "anoddpm": (row("anoddpm", 0.3, fall=0.4), 40.0),
+        "thor": (row("thor", 0.3, steps=30), 40.0),
+        "dae": (row("dae", 0.4), 40.0),
+    }
 
     text = page(rows)
 
     assert "not converged: fell by 40%" in next(line for line in text.splitlines() if line.startswith("| `anoddpm` | unsup"))
+    assert "not converged: too few" in next(line for line in text.splitlines() if line.startswith("| `thor` | unsup"))
     assert "level" in next(line for line in text.splitlines() if line.startswith("| `dae` | self"))
     assert "Not measured yet: cold_restore" in text
     assert all(f"`{name}`" in text for name in RECIPES)

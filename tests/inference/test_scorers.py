@@ -190,10 +190,10 @@ def test_an_uncertain_estimate_is_forgiven_a_departure() -> None:
 
 
 def test_equal_images_have_no_structural_difference_and_unlike_ones_have() -> None:
-    image = torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    image, other = (torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
 
     assert torch.allclose(structural_difference(image, image, shown(image)), torch.zeros_like(image))
-    assert float(structural_difference(image, -image, shown(image)).abs().mean()) > 1.0
+    assert float(structural_difference(image, other, shown(image)).abs().mean()) > 0.7
 
 
 def test_masks_are_averaged_and_their_spread_is_kept() -> None:
