@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from inference.data import Reader, Study, chosen
 from inference.evaluation.case import Case, Rules, measure_case
-from inference.evaluation.cohort import Cohort, Fixed
+from inference.evaluation.cohort import Cohort, Fixed, SharedPatients
 from inference.evaluation.resampling import DRAWS
 from inference.evaluation.summary import Measured
 from inference.localizer import Context, Localizer
@@ -51,7 +51,8 @@ def measure_sets(localizers: Mapping[str, Localizer], plan: Plan, progress: Prog
         if plan.fixed_on_development:
             fixed = _fixed(localizers, plan, reader, "development", progress)
         split = "held-out" if plan.fixed_on_development and plan.split == "all" else plan.split
-        cases, refused = _measured(localizers, plan, reader, split, plan.rules, progress)
+        barred = frozenset(patient for one in fixed.values() for patient in one.patients)
+        cases, refused = _measured(localizers, plan, reader, split, plan.rules, progress, barred)
         if fixed:
             source = reader.name if plan.fixed_on is None else plan.fixed_on.name
             words = f"{len(next(iter(fixed.values())).patients)} other patients of {source}"
@@ -69,12 +70,23 @@ def _fixed(localizers: Mapping[str, Localizer], plan: Plan, reader: Reader, spli
 
 
 def _measured(
-    localizers: Mapping[str, Localizer], plan: Plan, reader: Reader, split: str, rules: Rules, progress: Progress
+    localizers: Mapping[str, Localizer],
+    plan: Plan,
+    reader: Reader,
+    split: str,
+    rules: Rules,
+    progress: Progress,
+    barred: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, list[Case]], list[str]]:
-    """The cases by localizer; a study that any of them refuses is left out of all, so that comparisons stay paired."""
+    """The cases by localizer; a study that any of them refuses is left out of all, so that comparisons stay paired.
+
+    SharedPatients at the first patient that is barred for having fixed a threshold.
+    """
     cases: dict[str, list[Case]] = {label: [] for label in localizers}
     refused: list[str] = []
     for study in _limited(chosen(reader.studies(), split), plan.limit):
+        if study.patient in barred:
+            raise SharedPatients(f"{study.patient} both fixed the thresholds and would be measured with them")
         progress(reader.name, study.patient)
         try:
             found = {label: measure_case(one, study, rules, plan.context) for label, one in localizers.items()}
