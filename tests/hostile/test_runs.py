@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
@@ -33,6 +33,16 @@ SMALL = Plan(slices=8, rows=64, columns=64, pixel_spacing_mm=(3.0, 3.0))
 
 
 # ------------------------------------------------------------------------------------------------ pixel bombs
+
+
+SHIPPED = [{"name": "brain-flair"}]
+"""The model with its weights: what passes the rules is read and decoded."""
+
+
+@pytest.fixture
+def house_with_model(tmp_path: Path, sqlite_database: Database, spool: Spool, engine: Engine) -> Iterator[House]:
+    with living(tmp_path, sqlite_database, spool, engine, models=SHIPPED) as made:
+        yield made
 
 
 def _huge(one: Dataset) -> None:
@@ -68,7 +78,8 @@ BOMBS: dict[str, Callable[[Dataset], None]] = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_f23_pixels_that_cannot_be_are_stored_and_answered_with_a_reason(house: House, bomb: str) -> None:
+def test_f23_pixels_that_cannot_be_are_stored_and_answered_with_a_reason(house_with_model: House, bomb: str) -> None:
+    house = house_with_model
     images = studies.series(FLAIR)
     for image in images:
         BOMBS[bomb](image)
@@ -106,7 +117,7 @@ def test_f23_decompression_bomb_is_killed_by_its_memory_limit_and_the_report_say
     engine = Engine(TIGHT)
     before = psutil.Process().memory_info().rss
     try:
-        with living(tmp_path, sqlite_database, spool, engine, run={"maximum_attempts": 1}) as house:
+        with living(tmp_path, sqlite_database, spool, engine, models=SHIPPED, run={"maximum_attempts": 1}) as house:
             assert set(house.send(images)) == {"0x0000"}
             house.answer()
 
@@ -121,7 +132,8 @@ def test_f23_decompression_bomb_is_killed_by_its_memory_limit_and_the_report_say
     assert psutil.Process().memory_info().rss - before < 512 * 1024 * 1024
 
 
-def test_f23_compressed_stream_that_is_larger_than_its_header_is_not_decoded(house: House) -> None:
+def test_f23_compressed_stream_that_is_larger_than_its_header_is_not_decoded(house_with_model: House) -> None:
+    house = house_with_model
     images = studies.series(SMALL)
     large = deepcopy(images[0])
     large.Rows = large.Columns = 2048
