@@ -46,7 +46,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.benchmarks
 
 soak: $(READY)
-	$(BIN)/python -m pytest tests/soak -q -p no:cacheprovider --timeout=36000
+	$(BIN)/python -m pytest tests/soak -q -s -p no:cacheprovider --timeout=36000
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from ipaddress import ip_address, ip_network
 
 from pydicom.uid import UID
 from pynetdicom import AE
@@ -20,7 +19,7 @@ from pynetdicom.presentation import (
     build_context,
 )
 
-from dicom_node.settings import Peer, Settings
+from dicom_node.settings import Settings
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.65973038971421631819641836896247798959")
 """Random UUID-derived UID (PS3.5 B.2), fixed for this product."""
@@ -95,6 +94,10 @@ class Acceptance:
         """What this installation can store and decode."""
         return cls(storage_classes(), transfer_syntaxes())
 
+    def for_reports(self) -> Acceptance:
+        """What a destination may do that only reports on storage commitment: no storing."""
+        return Acceptance(frozenset(), self.syntaxes)
+
     def contexts(self, proposed: Iterable[str]) -> list[PresentationContext]:
         """Supported contexts for the proposed abstract syntaxes only: building all of them costs 50 ms per association."""
         wanted = set(proposed)
@@ -103,19 +106,6 @@ class Acceptance:
             services.append(build_context(STORAGE_COMMITMENT, list(_UNCOMPRESSED)))
             services[-1].scu_role = services[-1].scp_role = True  # an archive that reports is SCP on an association it requests
         return services + [build_context(uid, list(self.syntaxes)) for uid in sorted(wanted & self.classes)]
-
-
-def may_send(peers: Iterable[Peer], ae_title: str, address: str) -> bool:
-    """True where a configured peer has this AE title and this address (PS3.8 9.3.2 leaves the check to us). No peers: nobody."""
-    try:
-        source = ip_address(address)
-    except ValueError:
-        return False
-    source = getattr(source, "ipv4_mapped", None) or source
-    return any(
-        peer.ae_title == ae_title.strip(" ") and any(source in ip_network(network, strict=False) for network in peer.addresses)
-        for peer in peers
-    )
 
 
 def requestor(ae_title: str, timeout_s: float) -> AE:

@@ -12,11 +12,10 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import _config as pynetdicom_config
 from pynetdicom import build_context, build_role, evt
 
-from dicom_node.ae import requestor
 from dicom_node.arrival import Finding, Sought, Verdict, judged
+from dicom_node.calling import ANSWERS_BYTES, NotSecured, associate
 from dicom_node.scu import association_error, end_association
 from dicom_node.settings import Destination
 
@@ -30,7 +29,11 @@ _PENDING = (0xFF00, 0xFF01)
 def find(destination: Destination, calling_ae_title: str, items: Sequence[Sought]) -> list[Finding]:
     """What the archive holds of each item, asked one by one over one association."""
     returned: dict[str, bytes] = {}
-    association = _associate(destination, calling_ae_title, {item.sop_class_uid for item in items}, returned)
+    try:
+        association = _associate(destination, calling_ae_title, items, returned)
+    except (NotSecured, OSError) as failure:
+        text = str(failure) if isinstance(failure, NotSecured) else "our own file cannot be read"
+        return [Finding(item, Verdict.UNKNOWN, text) for item in items]
     error = association_error(association, destination)
     if error is not None:
         return [Finding(item, Verdict.UNKNOWN, error.text) for item in items]
@@ -43,17 +46,17 @@ def find(destination: Destination, calling_ae_title: str, items: Sequence[Sought
         end_association(association)
 
 
-def _associate(destination: Destination, calling_ae_title: str, classes: set[str], returned: dict[str, bytes]) -> Any:
-    pynetdicom_config.LOG_HANDLER_LEVEL = "none"
+def _associate(destination: Destination, calling_ae_title: str, items: Sequence[Sought], returned: dict[str, bytes]) -> Any:
+    """The association; all that may come back over it is what the objects sought may have. Raises NotSecured, OSError."""
     syntaxes = [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)]
-    entity = requestor(calling_ae_title, destination.timeout_s)
-    return entity.associate(
-        destination.host,
-        destination.port,
-        contexts=[build_context(uid, syntaxes) for uid in (FIND, GET, *sorted(classes))],
-        ext_neg=[build_role(uid, scp_role=True) for uid in sorted(classes)],
-        ae_title=destination.ae_title,
-        evt_handlers=[(evt.EVT_C_STORE, _on_store, [returned])],
+    classes = sorted({item.sop_class_uid for item in items})
+    return associate(
+        destination,
+        calling_ae_title,
+        [build_context(uid, syntaxes) for uid in (FIND, GET, *classes)],
+        roles=[build_role(uid, scp_role=True) for uid in classes],
+        handlers=[(evt.EVT_C_STORE, _on_store, [returned])],
+        answer_bytes=ANSWERS_BYTES + sum(item.size_limit() for item in items),
     )
 
 
@@ -80,6 +83,8 @@ def _find_one(association: Any, item: Sought, accepted: set[str], returned: dict
         return Finding(item, Verdict.DIFFERENT, f"C-FIND lists another {', '.join(other)}")
     if GET in accepted and item.sop_class_uid in accepted:
         content = _get(association, item, returned)
+        if isinstance(content, Finding):
+            return content
         if content is not None:
             return judged(item, content)
     return Finding(item, Verdict.PROVEN, f"listed by C-FIND and compared: {', '.join(told) or 'SOPInstanceUID only'}")
@@ -120,8 +125,9 @@ def _list(association: Any, item: Sought) -> Dataset | Finding:
     return matches[0] if matches else Finding(item, Verdict.MISSING, "C-FIND does not list it")
 
 
-def _get(association: Any, item: Sought, returned: dict[str, bytes]) -> bytes | None:
-    """The object as a Part 10 file; None where the archive did not give it back."""
+def _get(association: Any, item: Sought, returned: dict[str, bytes]) -> bytes | Finding | None:
+    """The object as a Part 10 file; None where the archive did not give it back, a finding where it broke off."""
+    ended = Finding(item, Verdict.UNKNOWN, "the association ended during C-GET")
     query = Dataset()
     query.QueryRetrieveLevel = "IMAGE"
     query.StudyInstanceUID = item.study_instance_uid
@@ -130,8 +136,10 @@ def _get(association: Any, item: Sought, returned: dict[str, bytes]) -> bytes | 
     returned[item.sop_instance_uid] = b""
     try:
         for status, _ in association.send_c_get(query, GET):
-            if "Status" not in status or status.Status not in _PENDING:
+            if "Status" not in status:
+                return ended
+            if status.Status not in _PENDING:
                 break
     except (RuntimeError, ValueError):
-        return None
+        return ended
     return returned.pop(item.sop_instance_uid) or None

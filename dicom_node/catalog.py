@@ -60,6 +60,7 @@ def output_options(settings: Settings) -> OutputOptions:
         ae_title=settings.node.ae_title,
         objects=settings.output.objects,
         map_values=settings.output.map_values,
+        map_extent=settings.output.map_extent,
         segmentation=settings.output.segmentation,
     )
 

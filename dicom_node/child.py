@@ -47,8 +47,7 @@ def main() -> None:
     except MemoryError as error:
         _answer_error(answers, "out of memory", str(error))
     except RuntimeError as error:
-        kind = "out of memory" if "allocate memory" in str(error) or "out of memory" in str(error) else "error"
-        _answer_error(answers, kind, traceback.format_exc(limit=12))
+        _answer_error(answers, _kind_of(error), traceback.format_exc(limit=12))
     except Exception:
         _answer_error(answers, "error", traceback.format_exc(limit=12))
     else:
@@ -59,6 +58,14 @@ def main() -> None:
             write_frame(answers, blob)
         answers.flush()
     os._exit(0)  # no thread of a library may hold up the end
+
+
+def _kind_of(error: RuntimeError) -> str:
+    """What a run's own words mean for another try: a device that failed may work in a fresh process, a bug does not go away."""
+    said = str(error)
+    if "allocate memory" in said or "out of memory" in said:
+        return "out of memory"
+    return "crashed" if "CUDA error" in said else "error"
 
 
 def _answer_error(answers: BinaryIO, kind: str, detail: str) -> None:

@@ -18,7 +18,9 @@ from storage.database import Database
 
 log = structlog.get_logger(__name__)
 
-CONNECTION_FAILURES = ("connection-failed", "association-rejected", "association-aborted", "no-answer", "credentials")
+CONNECTION_FAILURES = (
+    "connection-failed", "tls-failed", "association-rejected", "association-aborted", "no-answer", "credentials",
+)  # fmt: skip
 """Codes of what keeps everything from a destination, not one object: these open its circuit."""
 
 

@@ -16,13 +16,12 @@ from typing import Any, Protocol
 import structlog
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import _config as pynetdicom_config
 from pynetdicom import build_context, evt
 from sqlalchemy.orm import Session
 
-from dicom_node.ae import requestor
 from dicom_node.arrival import word
-from dicom_node.scu import SendError, association_error, end_association
+from dicom_node.calling import NotSecured, associate
+from dicom_node.scu import SendError, association_error, end_association, not_secured
 from dicom_node.settings import Delivering, Destination
 from storage import commitments
 from storage.commitments import CommitmentKind
@@ -88,7 +87,10 @@ def ask(
     that this archive does not do storage commitment.
     """
     reported = threading.Event()
-    association = _associate(destination, calling_ae_title, take, reported)
+    try:
+        association = _associate(destination, calling_ae_title, take, reported)
+    except NotSecured as failure:
+        return not_secured(failure)
     error = association_error(association, destination)
     if error is not None:
         return error
@@ -143,14 +145,11 @@ def _associate(destination: Destination, calling_ae_title: str, take: Callable[[
         if taken.is_set():  # the answer is out; a release before would cross it
             reported.set()
 
-    pynetdicom_config.LOG_HANDLER_LEVEL = "none"
-    entity = requestor(calling_ae_title, destination.timeout_s)
-    return entity.associate(
-        destination.host,
-        destination.port,
-        contexts=[build_context(PUSH_MODEL, [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)])],
-        ae_title=destination.ae_title,
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report), (evt.EVT_PDU_SENT, on_sent)],
+    return associate(
+        destination,
+        calling_ae_title,
+        [build_context(PUSH_MODEL, [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)])],
+        handlers=[(evt.EVT_N_EVENT_REPORT, on_report), (evt.EVT_PDU_SENT, on_sent)],
     )
 
 

@@ -21,6 +21,7 @@ import httpx
 from dicom_node.arrival import Finding, Sought, Verdict, judged, word
 from dicom_node.scu import Meaning, Outgoing, SendError, Sent, meaning
 from dicom_node.settings import Destination
+from dicom_node.tls import CallingContext, TlsFilesError
 
 DICOM, DICOM_JSON = "application/dicom", "application/dicom+json"
 ANSWER_BYTES = 1024 * 1024
@@ -259,11 +260,11 @@ def _absent(item: Sought, listed: Answer) -> Finding | None:
 def _client(destination: Destination) -> Iterator[httpx.Client]:
     headers, auth = _credentials(destination)
     verify: ssl.SSLContext | bool = True
-    if destination.ca_file is not None:
+    if destination.ca_file is not None or destination.certificate_file is not None:
         try:
-            verify = ssl.create_default_context(cafile=str(destination.ca_file))
-        except OSError as error:
-            raise WrongCredentials(f"{destination.ca_file}: {error.strerror or 'no certificate'}") from error
+            verify = CallingContext.for_destination(destination)
+        except TlsFilesError as error:
+            raise WrongCredentials(str(error)) from error
     with httpx.Client(
         headers=headers, auth=auth, verify=verify, timeout=destination.timeout_s, follow_redirects=False, trust_env=False
     ) as client:

@@ -99,8 +99,7 @@ class StoreDimse(DIMSEServiceProvider):
         self._incoming = self._service.begin(command, source)
         self._request = request
         if request.sop_class_uid != context.abstract_syntax:
-            refusal = Refused(Status.SOP_CLASS_NOT_SUPPORTED, "Affected SOP Class UID is not the presentation context's")
-            self._incoming.refuse(refusal)
+            self._incoming.refuse(Refused.other_class())
         if not request.has_data_set:
             self._finish()
 

@@ -2,6 +2,7 @@
 
 A `GuardedSocket` takes the place of an association's public `dul.socket`; it reads whole PDUs in large pieces under a deadline
 and refuses lengths above the cap before a byte of them is read (PS3.8 9.3.1; provider reason 6, invalid PDU parameter value).
+A PDU that the state does not know is aborted with reason 2, unexpected PDU, where pynetdicom gives none.
 """
 
 from __future__ import annotations
@@ -11,22 +12,52 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.request import MalformedRequest, check_request
+
 HEADER_BYTES = 6
 ASSOCIATE_BYTES = 1024 * 1024
 """Longest PDU before an association stands: 128 contexts of 16 syntaxes need 150 kB."""
 WAIT_FOR_DATA_S = 0.003
 """How long one look for data may block: short enough for what waits to be sent, long enough to be woken by the data itself."""
-SERVICE_PROVIDER, UNRECOGNIZED_PDU, INVALID_PDU_PARAMETER = 2, 1, 6  # PS3.8 9.3.8
+SERVICE_PROVIDER, UNRECOGNIZED_PDU, UNEXPECTED_PDU, INVALID_PDU_PARAMETER = 2, 1, 2, 6  # PS3.8 9.3.8
 NO_ASSOCIATION = ("Sta1", "Sta2", "Sta13")
+AWAITING_REQUEST, ARTIM_EXPIRED = "Sta2", "Evt18"  # PS3.8 tables 9-1 and 9-10
+ASSOCIATE_RQ = 1
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux only
+
+
+# What pynetdicom aborts for when a PDU comes that the state does not know: PS3.8 table 9-10, actions AA-1 and AA-8
+_REASONS = {
+    **dict.fromkeys(("Evt3", "Evt4", "Evt6", "Evt10", "Evt12", "Evt13"), UNEXPECTED_PDU),
+    "Evt19": INVALID_PDU_PARAMETER,
+}
+
+
+class Ended(StrEnum):
+    """Why a connection was ended from our side; a word of a metric."""
+
+    SILENT = "silent"
+    """No association request within the ARTIM time."""
+    SLOW = "slow"
+    """A PDU that was not whole at its deadline."""
+    UNRECOGNIZED = "unrecognized pdu"
+    UNEXPECTED = "unexpected pdu"
+    INVALID = "invalid pdu"
+    EVICTED = "evicted"
+    """The oldest silent one, to make room for a newcomer."""
+
+
+_ENDED = {UNRECOGNIZED_PDU: Ended.UNRECOGNIZED, UNEXPECTED_PDU: Ended.UNEXPECTED, INVALID_PDU_PARAMETER: Ended.INVALID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +71,21 @@ class PduLimits:
 class GuardedSocket(AssociationSocket):
     """pynetdicom's socket wrapper with bounded reads. It alternates between the header of a PDU and the rest of it."""
 
-    def __init__(self, wrapped: AssociationSocket, limits: PduLimits) -> None:
+    def __init__(self, wrapped: AssociationSocket, limits: PduLimits, note: Callable[[Ended], None] = lambda _: None) -> None:
         # Not super().__init__: that would tell the state machine of a second connection (Evt5).
         self.__dict__.update(vars(wrapped))
+        self.note = note
+        """Told why, where the connection is ended from our side."""
+        self.abort_reason: int | None = None
+        """The reason of an A-ABORT that pynetdicom sends now; None where it aborts for the local user."""
+        self.refused_pdus = 0
+        """PDUs that were answered by an abort."""
         self._limits = limits
         self._deadline = 0.0
         self._is_header_next = True
+        self._kind = 0
         self.has_association = False
         """Set once an association request was accepted: only then may a PDU be as long as announced."""
-        self.refused_pdus = 0
         if self.socket is not None:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -70,7 +107,16 @@ class GuardedSocket(AssociationSocket):
                 self._is_header_next = False
             return received
         self._is_header_next = True
-        return self._receive(nr_bytes)
+        received = self._receive(nr_bytes)
+        if self._kind == ASSOCIATE_RQ and len(received) == nr_bytes:
+            self._check_request(received)
+        return received
+
+    def _check_request(self, body: bytearray) -> None:
+        try:
+            check_request(body)
+        except MalformedRequest as error:
+            self._abort(INVALID_PDU_PARAMETER, str(error))
 
     def _is_pending(self) -> bool:
         pending = getattr(self.socket, "pending", None)
@@ -78,6 +124,7 @@ class GuardedSocket(AssociationSocket):
 
     def _check_header(self, header: bytearray) -> None:
         kind, length = struct.unpack(">BxI", header)
+        self._kind = kind
         cap = self._limits.maximum_bytes if self.has_association else ASSOCIATE_BYTES
         if not 1 <= kind <= 7:
             self._abort(UNRECOGNIZED_PDU, f"PDU of unknown type {kind}")
@@ -85,9 +132,14 @@ class GuardedSocket(AssociationSocket):
             self._abort(INVALID_PDU_PARAMETER, f"PDU of {length} bytes, at most {cap} are taken")
 
     def _abort(self, reason: int, text: str) -> None:
-        self.refused_pdus += 1
-        self.send(struct.pack(">BxIxxBB", 0x07, 4, SERVICE_PROVIDER, reason))
+        self._refused(reason)
+        self.abort_reason = None
+        self.send(_abort_pdu(reason))
         raise ConnectionAbortedError(text)
+
+    def _refused(self, reason: int) -> None:
+        self.refused_pdus += 1
+        self.note(_ENDED[reason])
 
     def refuse(self, reason: int) -> None:
         """Send an A-ABORT of the service provider and shut the connection."""
@@ -101,6 +153,10 @@ class GuardedSocket(AssociationSocket):
         """Send all bytes; the peer has as long to take them as it has to send a PDU."""
         if self.socket is not None:
             self.socket.settimeout(self._limits.deadline_s)
+        reason, self.abort_reason = self.abort_reason, None
+        if reason is not None and bytestream[:1] == _ABORT:
+            self._refused(reason)
+            bytestream = _abort_pdu(reason)
         super().send(bytestream)
 
     def _receive(self, count: int) -> bytearray:
@@ -110,10 +166,14 @@ class GuardedSocket(AssociationSocket):
         sock: Any = self.socket
         while received < count:
             remaining = self._deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError("PDU not complete at its deadline")
-            sock.settimeout(remaining)
-            size = sock.recv_into(view[received:])
+            try:
+                if remaining <= 0:
+                    raise TimeoutError("PDU not complete at its deadline")
+                sock.settimeout(remaining)
+                size = sock.recv_into(view[received:])
+            except TimeoutError:
+                self.note(Ended.SLOW)
+                raise
             if _QUICKACK is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # the flag does not stay
             if size == 0:
@@ -121,6 +181,14 @@ class GuardedSocket(AssociationSocket):
                 return buffer[:received]
             received += size
         return buffer
+
+
+_ABORT = b"\x07"
+
+
+def _abort_pdu(reason: int) -> bytes:
+    """An A-ABORT of the service provider (PS3.8 9.3.8)."""
+    return struct.pack(">BxIxxBB", _ABORT[0], 4, SERVICE_PROVIDER, reason)
 
 
 class GuardedStateMachine(StateMachine):
@@ -131,6 +199,11 @@ class GuardedStateMachine(StateMachine):
 
     def do_action(self, event: str) -> None:
         """Do what PS3.8 table 9-10 says; on an exception abort (provider, invalid PDU parameter) and close."""
+        guarded = self.dul.socket
+        if isinstance(guarded, GuardedSocket):
+            guarded.abort_reason = _REASONS.get(event)
+            if event == ARTIM_EXPIRED and self.current_state == AWAITING_REQUEST:
+                guarded.note(Ended.SILENT)
         try:
             super().do_action(event)
         except Exception:  # the loop's rim: whatever a peer's bytes lead to in the library
@@ -146,11 +219,11 @@ class GuardedStateMachine(StateMachine):
 class PendingConnections:
     """Connections that have no association yet; beyond the limit the oldest is closed, so that a newcomer is always heard."""
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, note: Callable[[Ended], None] = lambda _: None) -> None:
         self._maximum = maximum
+        self._note = note
         self._lock = threading.Lock()
         self._pending: dict[Any, None] = {}
-        self.evicted = 0
 
     def add(self, association: Any) -> None:
         """Note a new connection."""
@@ -159,14 +232,14 @@ class PendingConnections:
             oldest = next(iter(self._pending)) if len(self._pending) > self._maximum else None
             if oldest is not None:
                 del self._pending[oldest]
-                self.evicted += 1
         if oldest is not None:
+            self._note(Ended.EVICTED)
             shut(oldest)
 
-    def remove(self, association: Any) -> None:
-        """It asked for an association, or is gone."""
+    def remove(self, association: Any) -> bool:
+        """It asked for an association, or is gone; True where it was still waited for."""
         with self._lock:
-            self._pending.pop(association, None)
+            return self._pending.pop(association, self) is None
 
 
 def shut(association: Any) -> None:
@@ -175,4 +248,4 @@ def shut(association: Any) -> None:
     sock = None if wrapper is None else wrapper.socket
     if sock is not None:
         with suppress(OSError):  # closed already
-            sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS too, whose own would let the other threads go on in the clear

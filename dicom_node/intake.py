@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
@@ -36,7 +39,10 @@ MAXIMUM_INFLATED_BYTES = 256 * 1024 * 1024
 MAXIMUM_INFLATE_RATIO = 200
 """Real objects deflate to a hundredth at best; the format itself allows 1:1032."""
 ALWAYS_INFLATED_BYTES = 4 * 1024 * 1024
+"""Up to here the ratio does not matter, and nobody waits for another's object."""
 _INFLATE_STEP = 1024 * 1024
+_LARGE_INFLATION = threading.Lock()
+"""Held while more than ALWAYS_INFLATED_BYTES are inflated and examined: bombs from many senders cost what one costs."""
 
 OWN_MANUFACTURER = "Fovea"
 
@@ -62,6 +68,11 @@ class Refused(Exception):
         """True where a copy is kept for a person to look at."""
         self.offending = offending
         """Tag of the element that does not fit, for Offending Element (0000,0901)."""
+
+    @classmethod
+    def other_class(cls) -> Refused:
+        """Refusal of a request whose class is not the one its presentation context was accepted for."""
+        return cls(Status.SOP_CLASS_NOT_SUPPORTED, "Affected SOP Class UID is not the presentation context's")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,7 @@ _HEADER_FIELDS = tuple(field.name for field in fields(InstanceHeader))  # `as_js
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
 _PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)  # Pixel Data, Float Pixel Data, Double Float Pixel Data
 _WANTED = frozenset((*_TEXTS.values(), _ROWS, _COLUMNS, *_PIXEL_DATA))
+_CODINGS = {str(ImplicitVRLittleEndian): IMPLICIT_LITTLE, str(ExplicitVRBigEndian): EXPLICIT_BIG}
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -168,7 +180,14 @@ def is_uid(value: str) -> bool:
 def examine(data: Buffer, command: Command) -> Examined:
     """The facts of a received data set (without file meta information). Raises Refused; never anything else."""
     check_command(command.sop_class_uid, command.sop_instance_uid)
-    coding, plain = _uncompressed(data, command.transfer_syntax_uid)
+    if command.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        with _inflated(data) as plain:
+            return _examined(data, plain, EXPLICIT_LITTLE, command)
+    return _examined(data, data, _CODINGS.get(command.transfer_syntax_uid, EXPLICIT_LITTLE), command)
+
+
+def _examined(data: Buffer, plain: Buffer, coding: Coding, command: Command) -> Examined:
+    """The facts in the `plain` bytes of the data set that was received as `data`."""
     try:
         found = scan(plain, coding, _WANTED)
     except Malformed as error:
@@ -195,33 +214,38 @@ def examine(data: Buffer, command: Command) -> Examined:
     )
 
 
-def _uncompressed(data: Buffer, transfer_syntax_uid: str) -> tuple[Coding, Buffer]:
-    if transfer_syntax_uid == ImplicitVRLittleEndian:
-        return IMPLICIT_LITTLE, data
-    if transfer_syntax_uid == ExplicitVRBigEndian:
-        return EXPLICIT_BIG, data
-    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        return EXPLICIT_LITTLE, _inflated(data)
-    return EXPLICIT_LITTLE, data
-
-
-def _inflated(data: Buffer) -> bytearray:
-    """The data set inside a raw deflate stream (PS3.5 A.5), never more than the limits hold."""
-    limit = min(MAXIMUM_INFLATED_BYTES, max(ALWAYS_INFLATED_BYTES, MAXIMUM_INFLATE_RATIO * len(data)))
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+@contextmanager
+def _inflated(data: Buffer) -> Iterator[bytearray]:
+    """The data set inside a raw deflate stream (PS3.5 A.5), never more than the limits hold; one large one at a time."""
     inflated = bytearray()
+    pieces = _pieces(data)
+    while len(inflated) <= ALWAYS_INFLATED_BYTES:
+        piece = next(pieces, None)
+        if piece is None:
+            yield inflated
+            return
+        inflated += piece
+    limit = min(MAXIMUM_INFLATED_BYTES, max(ALWAYS_INFLATED_BYTES, MAXIMUM_INFLATE_RATIO * len(data)))
+    with _LARGE_INFLATION:
+        for piece in pieces:
+            inflated += piece
+            if len(inflated) > limit:
+                raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit: inflates to more than {limit} bytes")
+        yield inflated
+
+
+def _pieces(data: Buffer) -> Iterator[bytes]:
+    """The stream's content in pieces of at most _INFLATE_STEP."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
     rest: Buffer = data
     try:
         while not stream.eof and rest:
-            inflated += stream.decompress(rest, _INFLATE_STEP)
+            yield stream.decompress(rest, _INFLATE_STEP)
             rest = stream.unconsumed_tail
-            if len(inflated) > limit:
-                raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit: inflates to more than {limit} bytes")
     except zlib.error:
         raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: broken deflate stream") from None
     if not stream.eof or len(stream.unused_data) > 1:  # one byte of padding makes the length even
         raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: deflate stream is cut off or followed by other bytes")
-    return inflated
 
 
 def _values(data: Buffer, found: dict[int, Span]) -> dict[str, str]:
@@ -233,8 +257,11 @@ def _values(data: Buffer, found: dict[int, Span]) -> dict[str, str]:
         if span is None:
             continue
         start, stop = span
-        values[keyword] = text.text(bytes(data[start : min(stop, start + text.MAXIMUM_VALUE_BYTES)]), codecs)
+        raw = bytes(data[start : min(stop, start + text.MAXIMUM_VALUE_BYTES)])
+        values[keyword] = text.uid(raw) if keyword.endswith("UID") else text.text(raw, codecs)
         if keyword == "SpecificCharacterSet":
+            if b"\0" in raw.rstrip(b"\0 "):  # no reader of DICOM files gets past it
+                raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: Specific Character Set holds a NUL")
             codecs = text.encodings(values[keyword])
     return values
 

@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.catalog import software_version
+from dicom_node.certificates import NoCertificate, configured_files, first_expiry
 from dicom_node.settings import Settings
 from storage import circuits, commitments, queries, turnaround
 from storage.database import Database, DatabaseBusy
@@ -58,7 +59,19 @@ class ListenerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._connections = Counter(
+            "fovea_listener_connections_ended",
+            "Connections that the listener ended for what they sent, or did not send",
+            ["reason"],
+            registry=self.registry,
+        )
         self._open = Gauge("fovea_listener_open_associations", "Associations open now", registry=self.registry)
+        self._strangers = Counter(
+            "fovea_listener_strangers",
+            "Connections and associations that were not let in, by what they did",
+            ["what"],
+            registry=self.registry,
+        )
         self._answers = Counter(
             "fovea_listener_answers",
             "C-STORE requests by status answered",
@@ -86,6 +99,14 @@ class ListenerMetrics:
     def association_refused(self) -> None:
         """Count an association that was refused."""
         self._associations.labels("refused").inc()
+
+    def connection_ended(self, reason: str) -> None:
+        """Count a connection that was ended from our side: a word of `guard.Ended`."""
+        self._connections.labels(str(reason)).inc()
+
+    def stranger(self, what: str) -> None:
+        """Count a connection or association that was not let in: a word of `dicom_node.strangers.Intrusion`."""
+        self._strangers.labels(what).inc()
 
     def instance_answered(self, status: int, *, size: int, seconds: float) -> None:
         """Count one C-STORE answer: DIMSE status, bytes of the data set, seconds from its last byte."""
@@ -115,6 +136,7 @@ class NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics; where the database does not answer, that fact and what needs no database."""
         yield _gauge("fovea_build", "Version of the program", [({"version": software_version()}, 1)])
+        yield from _certificates(self._settings)
         yield _gauge("fovea_spool_free_bytes", "Free space on the spool's disk", [({}, self._free_bytes())])
         try:
             with _reading(self._database) as session:
@@ -150,6 +172,17 @@ def _saved_by_listener(path: Path) -> bytes:
         return path.read_bytes() if fresh else b""
     except OSError:
         return b""
+
+
+def _certificates(settings: Settings) -> Iterator[Metric]:
+    samples: list[tuple[dict[str, str], float]] = []
+    for key, path in configured_files(settings).items():
+        try:
+            samples.append(({"file": key}, first_expiry(path).timestamp()))
+        except NoCertificate:
+            samples.append(({"file": key}, 0))
+    if samples:
+        yield _gauge("fovea_certificate_expires_timestamp_seconds", "When a certificate file expires; 0: unreadable", samples)
 
 
 def _queue(session: Session) -> Iterator[Metric]:

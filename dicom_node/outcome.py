@@ -87,6 +87,8 @@ class OutputOptions:
     """Words of KIND_OF_OBJECT."""
     map_values: str = "float32"
     """`float32` or `uint16`: how a parametric map stores its values."""
+    map_extent: str = "whole"
+    """`whole` or `brain`: a value for every pixel of the source, or inside the brain's bounding box only."""
     segmentation: str = "binary"
     """`binary` or `labelmap`."""
 

@@ -154,6 +154,7 @@ def _account(request: RunRequest, trial: _Trial) -> Account:
     card = _card(request)
     return Account(
         study_instance_uid=request.study_instance_uid,
+        revision=request.revision,
         input_digest=request.input_digest,
         recipe_digest=request.recipe_digest,
         outcome=trial.outcome,

@@ -6,7 +6,7 @@ is proportional to the number of elements whatever the sender wrote. Works on by
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from mmap import mmap
 from struct import Struct
 from typing import NamedTuple, TypeAlias
@@ -23,7 +23,10 @@ MAXIMUM_ELEMENTS = 4_000_000
 UNDEFINED = 0xFFFFFFFF
 FIRST_GROUP = 0x0008
 """Groups below belong to commands, file meta information and directories (PS3.5 7.1), never to a stored object."""
+DELIMITERS = 0xFFFE
+"""Group of items and their delimiters, which stand in sequences and nowhere else."""
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+DELIMITER_BYTES = 8
 
 # PS3.5 table 7.1-2: VRs with a 16-bit length; every other VR, also a future one, has a 32-bit length
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -42,6 +45,16 @@ class TooManyElements(Exception):
 class Span(NamedTuple):
     """Where an element's value lies; for encapsulated pixel data all items without the closing delimiter."""
 
+    start: int
+    stop: int
+
+
+class Element(NamedTuple):
+    """A top-level element and where its value lies."""
+
+    tag: int
+    vr: bytes
+    """Implicit: `SQ` or `UN`."""
     start: int
     stop: int
 
@@ -108,6 +121,27 @@ def scan(data: Buffer, coding: Coding, wanted: Collection[int]) -> dict[int, Spa
     return found
 
 
+def elements(data: Buffer, position: int, coding: Coding, stop_at: int) -> Iterator[Element]:
+    """The top-level elements from a position on, up to the first whose tag is `stop_at` or higher.
+
+    The value of a sequence of undefined length ends before its delimiter. Raises Malformed as `scan` does, and for
+    anything else of undefined length.
+    """
+    end = len(data)
+    while position < end:
+        header = _element(data, position, end, coding)
+        if header.tag >= stop_at:
+            return
+        if header.length != UNDEFINED:
+            position = stop = header.start + header.length
+        elif header.vr == b"SQ":
+            position, _ = _sequence(data, header.start, _frame(header, end, coding))
+            stop = position - DELIMITER_BYTES
+        else:
+            raise Malformed(f"element {_name(header.tag)} has an undefined length")
+        yield Element(header.tag, header.vr, header.start, stop)
+
+
 def _element(data: Buffer, position: int, stop: int, coding: Coding) -> _Header:
     """The element header at a position; its value, unless of undefined length, ends at `stop` or before."""
     if stop - position < 8:
@@ -128,6 +162,8 @@ def _element(data: Buffer, position: int, stop: int, coding: Coding) -> _Header:
         tag = group << 16 | number
         position += 8
         vr = b"SQ" if tag in SEQUENCE_TAGS else b"UN"
+    if group == DELIMITERS:
+        raise Malformed(f"{_name(tag)} stands outside of a sequence")
     if length != UNDEFINED:
         if length > stop - position:
             raise Malformed(f"element {_name(tag)} ends beyond what holds it")

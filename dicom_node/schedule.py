@@ -18,12 +18,14 @@ import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from dicom_node import proof, sealing, workflow
+from dicom_node import expiry, proof, sealing, workflow
 from dicom_node.engine import Engine, Limits
 from dicom_node.workflow import Site, utc_now
 from storage.database import DatabaseBusy
 
 log = structlog.get_logger(__name__)
+
+CERTIFICATES_EVERY_S = 3600.0
 
 
 class Schedule:
@@ -68,6 +70,7 @@ class Schedule:
                 lambda: sealing.anchor(site.database, site.settings.audit, at=utc_now()),
             )  # fmt: skip
         self._every(ticks.retention_s, "retention", lambda: workflow.purge(site, at=utc_now()))
+        self._every(CERTIFICATES_EVERY_S, "certificates", lambda: expiry.watch(site.settings, site.database, at=utc_now()))
         self._scheduler.start()
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 """The listener: who may open an association, what it may then do, and the rows that tell of it.
 
-pynetdicom negotiates and serves C-ECHO; C-STORE is taken by `dicom_node.dimse` and decided by `dicom_node.store`. Refusals follow
-PS3.8 9.3.4: called AE title (1,1,7), calling AE title or its address (1,1,3), too many associations (2,3,2), and no room or
-no database (2,3,1), each with its event.
+pynetdicom negotiates and serves C-ECHO; C-STORE is taken by `dicom_node.dimse` or, by a setting, by `dicom_node.plain`, and
+decided by `dicom_node.store`. Refusals follow PS3.8 9.3.4: called AE title (1,1,7), calling AE title or its address (1,1,3), too
+many associations (2,3,2), and no room or no database (2,3,1), each with its event.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,15 +19,22 @@ from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 
 from dicom_node import commitment
-from dicom_node.ae import Acceptance, acceptor, may_send
+from dicom_node.admission import Admission, Caller, Rejection
+from dicom_node.ae import Acceptance, acceptor
+from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.dimse import StoreDimse
 from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
 from dicom_node.metrics import ListenerMetrics, listener_file
+from dicom_node.plain import PlainStore
 from dicom_node.rows import RowWriter
 from dicom_node.settings import Settings
 from dicom_node.store import Source, StoreService
+from dicom_node.strangers import Intrusion
+from dicom_node.tls import certificate_of
+from dicom_node.tls_server import TlsAssociationServer, start_tls_server
+from dicom_node.watch import Watch
 from storage.database import Database, DatabaseBusy
-from storage.reception import close_association, close_interrupted, open_association, refuse_association
+from storage.reception import close_association, close_interrupted, open_association
 from storage.reconcile import reconcile
 from storage.spool import Spool, SpoolError
 
@@ -46,19 +52,6 @@ STOP_S = 5.0
 """How long `stop` waits for aborted associations to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and the sentence for the event."""
-
-    result: int
-    source: int
-    reason: int
-    text: str
-
-
-CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title is not this node's")
-CALLING_UNKNOWN = Rejection(1, 1, 3, "calling AE title is not known")
-ADDRESS_UNKNOWN = Rejection(1, 1, 3, "AE title is known, but not from this address")
 LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations reached")
 PEER_LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations for one address reached")
 NO_ROOM = Rejection(2, 3, 1, "disk is below its reserve")
@@ -89,40 +82,64 @@ class Listener:
         self._metrics = ListenerMetrics()
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
         self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=self._log, metrics=self._metrics, now=now)
-        self._pending = PendingConnections(PENDING_CONNECTIONS)
+        self._pending = PendingConnections(PENDING_CONNECTIONS, self._metrics.connection_ended)
+        self._admission = Admission(settings)
+        self._watch = Watch(settings.alerts, self._rows, log=self._log, metrics=self._metrics, now=now)
+        self._commitments = CommitmentScp(settings, database, spool, now=now)
         self._open: dict[Any, Source] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._server: Any = None
+        self._tls_server: TlsAssociationServer | None = None
         self._sweeper = threading.Thread(target=self._sweep_until_stopped, name="association sweeper", daemon=True)
 
     def start(self) -> int:
-        """Close what the last process left open, then listen; the port. Raises OSError where the port is taken."""
+        """Close what the last process left open, then listen; the port.
+
+        Raises OSError where a port is taken, TlsFilesError where the TLS port's files cannot be used.
+        """
         with self._database.write() as session:
             interrupted = close_interrupted(session, self._name, self._now())
         removed = self._spool.remove_temporaries()
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"  # its own handlers spell out every message; events and rows tell more
         self._rows.start()
+        self._commitments.start()
         node = self._settings.node
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._on_connection),
+            (evt.EVT_CONN_CLOSE, self._on_connection_closed),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_N_EVENT_REPORT, commitment.on_report, [self._database, self._settings.delivering, self._now]),
+            (evt.EVT_N_ACTION, lambda event: self._commitments.on_request(event, may_ask=self._may_store)),
             (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_ABORTED, self._on_aborted),
         ]
+        if self._settings.receive.path == "plain":
+            handlers += PlainStore(self.service, self._source_of).handlers()
         entity = acceptor(self._settings)
+        credentials = self._watch.credentials(self._settings.tls) if self._settings.tls.is_open else None
         self._server = entity.start_server((node.host, node.port), block=False, evt_handlers=handlers)
         self._server.socket.listen(BACKLOG)
+        if credentials is not None:
+            handshaking = self._watch.handshaking(credentials, self._settings.tls.handshake_timeout_s)
+            where = (self._settings.tls.host or node.host, self._settings.tls.port)
+            self._tls_server = start_tls_server(entity, where, handlers, handshaking)
         self._sweeper.start()
-        self._log.info("listening", ae_title=node.ae_title, port=self.port, interrupted=interrupted, removed=removed)
+        self._log.info(
+            "listening", ae_title=node.ae_title, port=self.port, tls_port=self.tls_port, interrupted=interrupted, removed=removed
+        )
         return self.port
 
     @property
     def port(self) -> int:
         """The port listened on, also where the settings say 0."""
         return int(self._server.server_address[1])
+
+    @property
+    def tls_port(self) -> int | None:
+        """The DICOM TLS port; None where it is shut."""
+        return None if self._tls_server is None else int(self._tls_server.server_address[1])
 
     @property
     def associations(self) -> int:
@@ -133,8 +150,10 @@ class Listener:
     def stop(self) -> None:
         """Stop listening, abort what is open, and finish the rows that wait."""
         self._stopping.set()
-        associations = list(self._server.active_associations)
-        self._server.shutdown()
+        servers = [server for server in (self._server, self._tls_server) if server is not None]
+        associations = [association for server in servers for association in server.active_associations]
+        for server in servers:
+            server.shutdown()
         established = [association for association in associations if association.is_established]
         for association in associations:
             if association.is_established:
@@ -146,10 +165,12 @@ class Listener:
         for association in established:
             association.join(timeout=max(0.0, deadline - time.monotonic()))
         self._sweeper.join()
+        self._commitments.stop()
         with self._lock:
             left = list(self._open)
         for association in left:
             self._close(association, "interrupted")
+        self._watch.tell()
         self._rows.stop()
         self._save_metrics()
         self._log.info("stopped listening")
@@ -160,13 +181,21 @@ class Listener:
         receive = self._settings.receive
         try:
             limits = PduLimits(receive.maximum_pdu_bytes + PDU_MARGIN_BYTES, receive.acse_timeout_s)
-            association.dul.socket = GuardedSocket(association.dul.socket, limits)
+            association.dul.socket = GuardedSocket(association.dul.socket, limits, self._metrics.connection_ended)
             association.dul.state_machine = GuardedStateMachine(association.dul)
-            association.dimse = StoreDimse(association, self.service, self._source_of)
+            if receive.path == "stream":
+                association.dimse = StoreDimse(association, self.service, self._source_of)
             self._pending.add(association)
         except Exception:  # pynetdicom would log this and serve the connection unguarded
             self._log.exception("connection not guarded")
             shut(association)
+
+    def _on_connection_closed(self, event: Any) -> None:
+        """Note a connection that ended before it asked for an association."""
+        association = event.assoc
+        if self._pending.remove(association):
+            unreadable = bool(getattr(association.dul.socket, "refused_pdus", 0))
+            self._watch.note(association.requestor.address, Intrusion.UNREADABLE if unreadable else Intrusion.SILENT)
 
     def _source_of(self, association: Any) -> Source | None:
         with self._lock:
@@ -193,32 +222,36 @@ class Listener:
     def _admitted(self, association: Any) -> Rejection | None:
         """Make the association ready to be accepted, or say (and note) why it is not."""
         request = association.requestor.primitive
-        calling, called = str(request.calling_ae_title).strip(" "), str(request.called_ae_title).strip(" ")
-        address = association.requestor.address
-        source = Source(None, calling, address)
-        rejection = self._rejection(calling, called, address) or self._opened(association, source, called)
-        if rejection is None:
-            association.dul.socket.has_association = True
-            proposed = (str(context.abstract_syntax) for context in request.presentation_context_definition_list)
-            association.acceptor.supported_contexts = self._acceptance.contexts(proposed)
-            return None
-        self._log.warning("association refused", peer=calling, address=address, reason=rejection.text)
-        self._metrics.association_refused()
-        at = self._now()
-        self._rows.post(
-            lambda session: refuse_association(
-                session, calling=calling, called=called, address=address, reason=rejection.text, at=at
-            )
+        caller = Caller(
+            str(request.calling_ae_title).strip(" "),
+            str(request.called_ae_title).strip(" "),
+            association.requestor.address,
+            certificate_of(association.dul.socket.socket),
         )
+        verdict = self._admission.judge(caller)
+        if isinstance(verdict, Rejection):
+            return self._refused(caller, verdict)
+        source = Source(None, caller.calling, caller.address, reports_only=verdict.reports_only)
+        rejection = self._no_room() or self._opened(association, source, caller.called)
+        if rejection is not None:
+            return self._refused(caller, rejection)
+        association.dul.socket.has_association = True
+        proposed = (str(context.abstract_syntax) for context in request.presentation_context_definition_list)
+        acceptance = self._acceptance.for_reports() if verdict.reports_only else self._acceptance
+        association.acceptor.supported_contexts = acceptance.contexts(proposed)
+        return None
+
+    def _may_store(self, association: Any) -> bool:
+        """True for a peer, False for a destination that may only report."""
+        source = self._source_of(association)
+        return source is not None and not source.reports_only
+
+    def _refused(self, caller: Caller, rejection: Rejection) -> Rejection:
+        self._metrics.association_refused()
+        self._watch.refused(caller, rejection)
         return rejection
 
-    def _rejection(self, calling: str, called: str, address: str) -> Rejection | None:
-        """What speaks against an association, most lasting reason first."""
-        peers = self._settings.peers
-        if called != self._settings.node.ae_title:
-            return CALLED_UNKNOWN
-        if not may_send(peers, calling, address):
-            return ADDRESS_UNKNOWN if any(peer.ae_title == calling for peer in peers) else CALLING_UNKNOWN
+    def _no_room(self) -> Rejection | None:
         try:
             return None if self._spool.has_room() else NO_ROOM
         except SpoolError:
@@ -265,7 +298,8 @@ class Listener:
             source = self._open.pop(association, None)
         if source is None or source.association_id is None:
             return
-        association.dimse.discard()
+        if isinstance(association.dimse, StoreDimse):
+            association.dimse.discard()
         self._metrics.association_closed(outcome)
         number, at = source.association_id, self._now()
         self._log.info("association closed", peer=source.peer, outcome=outcome, stored=source.stored, refused=source.refused)
@@ -300,6 +334,7 @@ class Listener:
         reconcile_at = save_at = time.monotonic()
         while not self._stopping.wait(SWEEP_S):
             if time.monotonic() >= save_at:
+                self._watch.tell()
                 self._save_metrics()
                 save_at = time.monotonic() + SAVE_S
             if time.monotonic() >= reconcile_at:

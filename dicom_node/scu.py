@@ -7,7 +7,6 @@ uncompressed file re-encoded.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import _config as pynetdicom_config
-from pynetdicom import build_context, evt
+from pynetdicom import build_context
 
-from dicom_node.ae import VERIFICATION, requestor
+from dicom_node.ae import VERIFICATION
+from dicom_node.calling import NotSecured, associate
 from dicom_node.settings import Destination
 
 MAXIMUM_CONTEXTS = 128
@@ -81,7 +81,8 @@ class SendError:
     """Why not everything is at the destination."""
 
     code: str
-    """`connection-failed`, `association-rejected`, `association-aborted`, `no-answer`, `busy`, `refused`, `unreadable-file`."""
+    """`connection-failed`, `tls-failed`, `association-rejected`, `association-aborted`, `no-answer`, `busy`, `refused`,
+    `unreadable-file`."""
     text: str
     permanent: bool
     """True where trying again cannot help."""
@@ -94,12 +95,18 @@ _MEANINGS: dict[int, tuple[Meaning, str]] = {
     0x0107: (Meaning.STORED_WITH_WARNING, "attribute list warning"),
     0x0111: (Meaning.STORED_WITH_WARNING, "duplicate SOP instance: it is there already"),
     0x0116: (Meaning.STORED_WITH_WARNING, "attribute value out of range"),
+    0x0106: (Meaning.REFUSED, "invalid attribute value"),
+    0x0115: (Meaning.REFUSED, "invalid argument value"),
     0x0117: (Meaning.REFUSED, "invalid SOP instance"),
+    0x0119: (Meaning.REFUSED, "class-instance conflict"),
+    0x0120: (Meaning.REFUSED, "missing attribute"),
+    0x0121: (Meaning.REFUSED, "missing attribute value"),
     0x0122: (Meaning.REFUSED, "SOP class not supported"),
     0x0211: (Meaning.REFUSED, "unrecognized operation"),
     0x0212: (Meaning.REFUSED, "mistyped argument"),
     0x0110: (Meaning.TRY_AGAIN, "processing failure"),
     0x0124: (Meaning.TRY_AGAIN, "not authorized"),
+    0x0210: (Meaning.TRY_AGAIN, "duplicate invocation"),
     0x0213: (Meaning.TRY_AGAIN, "resource limitation"),
 }
 _RANGES: tuple[tuple[range, Meaning, str], ...] = (
@@ -138,7 +145,10 @@ def outgoing(paths: Iterable[Path]) -> tuple[list[FileToSend], list[tuple[Path, 
 
 def echo(destination: Destination, calling_ae_title: str) -> SendError | None:
     """None where the destination answers a C-ECHO with success."""
-    association = _associate(destination, calling_ae_title, [(str(VERIFICATION), str(ImplicitVRLittleEndian))])
+    try:
+        association = _associate(destination, calling_ae_title, [(str(VERIFICATION), str(ImplicitVRLittleEndian))])
+    except NotSecured as failure:
+        return not_secured(failure)
     error = association_error(association, destination)
     if error is not None:
         return error
@@ -219,7 +229,10 @@ def _send_batch(
 ) -> SendError | None:
     """Send over one association; the error where the association itself failed, everything else goes to `outcome`."""
     pairs = list(dict.fromkeys(pair for ready in batch for pair in ready.pairs()))
-    association = _associate(destination, calling_ae_title, pairs)
+    try:
+        association = _associate(destination, calling_ae_title, pairs)
+    except NotSecured as failure:
+        return not_secured(failure)
     lost = association_error(association, destination)
     if lost is not None:
         return lost
@@ -266,20 +279,12 @@ def _error(sent: Sent) -> SendError:
 
 def _associate(destination: Destination, calling_ae_title: str, pairs: list[tuple[str, str]]) -> Any:
     pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True  # files go out in pieces, as they are
-    pynetdicom_config.LOG_HANDLER_LEVEL = "none"
-    entity = requestor(calling_ae_title, destination.timeout_s)
-    return entity.associate(
-        destination.host,
-        destination.port,
-        contexts=[build_context(class_uid, syntax) for class_uid, syntax in pairs],
-        ae_title=destination.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
-    )
+    return associate(destination, calling_ae_title, [build_context(class_uid, syntax) for class_uid, syntax in pairs])
 
 
-def _without_delay(event: Any) -> None:
-    """Send small PDUs at once: with Nagle's algorithm each instance waits 40 ms for an acknowledgement."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def not_secured(error: NotSecured) -> SendError:
+    """A TLS connection that did not come about: a person mends certificates, then it goes on by itself."""
+    return SendError("tls-failed", str(error), permanent=False)
 
 
 def association_error(association: Any, destination: Destination) -> SendError | None:

@@ -6,7 +6,6 @@ with a stable code and the numbers that decided.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from highdicom import Volume
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 
+from dicom_node.part10 import read_header
 from dicom_node.pixels import MAXIMUM_VOXELS, declared_voxels, read_pixels
 from dicom_node.planes import (
     Plane,
@@ -94,9 +94,7 @@ def read_headers(files: Sequence[Path]) -> list[Dataset]:
     headers: list[Dataset] = []
     for path in files:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # an unknown character set, say, costs no image
-                headers.append(dcmread(path, stop_before_pixels=True))
+            headers.append(read_header(path))
         except (InvalidDicomError, OSError, EOFError, ValueError) as error:
             raise UnsuitableSeries(
                 Unsuitable.UNREADABLE, f"{path.name} is not readable as a DICOM file: {type(error).__name__}"

@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicom_node.settings_doors import Alerts, Fingerprint, Stow, StowClient, Tls
+
 CONFIG_VARIABLE = "FOVEA_CONFIG"
 DEFAULT_CONFIG = "fovea.toml"
 
@@ -54,6 +56,7 @@ Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Range = tuple[float, float]
+ReceivePath = Literal["stream", "plain"]
 ResultWord = Literal[
     "seg", "sr", "parametric-map", "uncertainty", "pseudo-healthy", "capture", "presentation-state", "pdf"
 ]
@@ -91,6 +94,15 @@ class Peer(_Section):
 
     ae_title: AeTitle = Field(description="calling AE title")
     addresses: tuple[Network, ...] = Field(min_length=1, description="addresses or networks it may come from, e.g. 10.1.2.0/24")
+    certificates: tuple[Fingerprint, ...] = Field(
+        (), description="SHA-256 fingerprints of the certificates it may show over TLS; over TLS a peer needs these or the names"
+    )
+    certificate_names: tuple[str, ...] = Field(
+        (), description="subject alternative names, any of which its certificate may carry instead"
+    )
+    clear_text: bool = Field(False, description="a peer with a certificate may also come without TLS")
+    host: str = Field("", description="where it is called with reports on storage commitment; empty: as a destination")
+    port: Port = Field(0, description="its DICOM port for these reports")
 
 
 class Storage(_Section):
@@ -115,6 +127,11 @@ class Receive(_Section):
     settle_after_s: float = Field(30.0, gt=0, description="a study is complete when nothing arrived for this many seconds")
     maximum_age_s: float = Field(
         3600.0, gt=0, description="a study that keeps receiving is closed by force after this many seconds"
+    )
+    path: ReceivePath = Field(
+        "stream",
+        description="how C-STORE is taken: stream, as the bytes come, or plain, by pynetdicom's own handler: several times "
+        "slower, and each object is held in memory twice, whatever its size",
     )
     maximum_associations: int = Field(32, ge=1, description="associations served at once; more are refused as temporary")
     maximum_associations_per_peer: int = Field(16, ge=1, description="associations served at once for one address")
@@ -182,7 +199,11 @@ class Destination(_Section):
     url: HttpUrl = Field("", description="address of the DICOMweb service, e.g. https://pacs/dicom-web; required for stow")
     token_file: Path | None = Field(None, description="stow: file that holds a bearer token; read at each association")
     password_file: Path | None = Field(None, description="stow: file that holds user:password for basic authentication")
-    ca_file: Path | None = Field(None, description="stow: PEM file of the authority that signed the server; empty: the system's")
+    tls: bool = Field(False, description="dimse: over TLS (BCP 195); stow: say so by https in the url")
+    ca_file: Path | None = Field(None, description="PEM file of the authority that signed the server; empty: the system's")
+    tls_name: str = Field("", description="dimse over TLS: the name that its certificate must carry; empty: the host")
+    certificate_file: Path | None = Field(None, description="PEM file of the certificate shown to it")
+    key_file: Path | None = Field(None, description="PEM file of that certificate's key, without passphrase, mode 0600")
     timeout_s: float = Field(30.0, gt=0, description="wait for one answer")
     objects: ResultWords | None = Field(
         None, description="which of output.objects go there, seg and sr among them; empty: all that are made"
@@ -195,6 +216,12 @@ class Destination(_Section):
     proof_timeout_s: float = Field(
         3600.0, gt=0, description="wait for a commitment report before asking by query, and for a query to show everything"
     )
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> Destination:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together")
+        return self
 
     @model_validator(mode="after")
     def _has_an_address(self) -> Destination:
@@ -279,7 +306,11 @@ class Output(_Section):
         "presentation-state, pdf. Only two by default: the others are large, or could be taken for acquired images",
     )
     map_values: Literal["float32", "uint16"] = Field(
-        "float32", description="values of parametric maps: exact, or half the bytes at a 65535th of the largest value"
+        "float32",
+        description="values of parametric maps: float32, or half the bytes at a 65535th of the largest value, not drawn by OHIF",
+    )
+    map_extent: Literal["whole", "brain"] = Field(
+        "whole", description="pixels of parametric maps: all, or those in the brain's bounding box, which OHIF cannot draw"
     )
     segmentation: Literal["binary", "labelmap"] = Field(
         "binary", description="form of the segmentation; labelmap is smaller, and many archives and viewers do not know it yet"
@@ -349,6 +380,10 @@ class Settings(BaseSettings):
     peers: tuple[Peer, ...] = ()
     storage: Storage = Storage()
     receive: Receive = Receive()
+    tls: Tls = Tls()
+    stow: Stow = Stow()
+    stow_clients: tuple[StowClient, ...] = ()
+    alerts: Alerts = Alerts()
     models: tuple[Model, ...] = (Model(name="brain-flair"),)
     rules: tuple[Rule, ...] = ()
     destinations: tuple[Destination, ...] = ()
@@ -377,6 +412,7 @@ class Settings(BaseSettings):
         _unique("models", [model.name for model in self.models])
         _unique("rules", [rule.name for rule in self.rules])
         _unique("destinations", [destination.name for destination in self.destinations])
+        _unique("stow_clients", [client.name for client in self.stow_clients])
         models = {model.name for model in self.models}
         destinations = {destination.name for destination in self.destinations}
         for index, rule in enumerate(self.rules):

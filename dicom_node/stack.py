@@ -57,7 +57,7 @@ def stack_of(headers: Sequence[InstanceHeader]) -> Stack:
     members = [header for header in images if _group(header) == group]
     first = members[0]
     normal = _normal(first.image_orientation)
-    slices = sum(header.number_of_frames or 1 for header in members)
+    slices = _slices(members, normal)
     slice_spacing_mm = _slice_spacing(members, normal)
     return Stack(
         slices=slices,
@@ -113,17 +113,24 @@ def _plane(normal: Vector | None) -> str | None:
     return ("sagittal", "coronal", "axial")[axis]
 
 
+def _slices(members: Sequence[InstanceHeader], normal: Vector | None) -> int:
+    """Places, not images: echoes and time points of a series share theirs."""
+    frames = sum(header.number_of_frames or 1 for header in members)
+    if normal is None or frames != len(members) or not all(header.image_position_lps for header in members):
+        return frames
+    return len(_heights(members, normal))
+
+
+def _heights(members: Sequence[InstanceHeader], normal: Vector) -> set[float]:
+    return {
+        round(sum(p * n for p, n in zip(m.image_position_lps, normal, strict=True)), 3) for m in members if m.image_position_lps
+    }
+
+
 def _slice_spacing(members: Sequence[InstanceHeader], normal: Vector | None) -> float | None:
     first = members[0]
     if normal is not None:
-        positions = sorted(
-            {
-                round(sum(p * n for p, n in zip(m.image_position_lps, normal, strict=True)), 3)
-                for m in members
-                if m.image_position_lps
-            }
-        )
-        gaps = sorted(high - low for low, high in pairwise(positions))
+        gaps = sorted(high - low for low, high in pairwise(sorted(_heights(members, normal))))
         if gaps:
             return gaps[len(gaps) // 2]
     return first.spacing_between_slices_mm or first.slice_thickness_mm

@@ -59,6 +59,10 @@ class Source:
     """Objects known already, by Study Instance UID."""
     stored: int = 0
     refused: int = 0
+    reports_only: bool = False
+    """True for a destination that may report on storage commitment and store nothing."""
+    study_instance_uid: str = ""
+    """The only study it may store into; empty: any."""
 
 
 class StoreService:
@@ -159,6 +163,8 @@ class StoreService:
 
     def _recorded(self, examined: Examined, path: str, source: Source) -> Receipt:
         at = self._now()
+        if source.study_instance_uid not in ("", examined.study_instance_uid):
+            raise Refused(Status.DOES_NOT_MATCH, "Study Instance UID is not that of the request", offending=0x0020000D)
 
         def work(session: Session) -> Receipt:
             uid = examined.command.sop_instance_uid

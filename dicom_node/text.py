@@ -45,6 +45,11 @@ def text(value: bytes, codecs: Sequence[str] = ("ascii",)) -> str:
     return decoded.translate(_CONTROLS).strip()
 
 
+def uid(value: bytes) -> str:
+    """A UID without its padding, every other byte as it is: what is illegal in it must be seen, not mended (PS3.5 9.1)."""
+    return value.rstrip(b"\0 ").decode("latin-1")
+
+
 def _decoded(value: bytes, codecs: Sequence[str]) -> str:
     if b"\x1b" in value:
         try:

@@ -27,6 +27,7 @@ class Unsuitable(StrEnum):
     IRREGULAR_SPACING = "irregular-spacing"
     SHEARED = "sheared"
     SEVERAL_ECHOES = "several-echoes"
+    SEVERAL_B_VALUES = "several-b-values"
     SEVERAL_STACKS = "several-stacks"
     SEVERAL_MULTIFRAME = "several-multiframe"
     UNDECODABLE = "undecodable"

@@ -330,6 +330,32 @@ class Commitment(Base):
     __table_args__ = (Index("commitment_due", "state", "not_before"),)
 
 
+class Pledge(Base):
+    """One request of a peer that this node commits to what it was sent (PS3.4 J.3.2), until its report was taken."""
+
+    __tablename__ = "pledge"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    peer: Mapped[str] = mapped_column(String(16))
+    """AE title that asked and gets the report."""
+    address: Mapped[str]
+    transaction_uid: Mapped[str] = mapped_column(String(64), index=True)
+    items: Mapped[JsonObject] = mapped_column(default=dict)
+    """SOP Instance UID to SOP Class UID."""
+    is_duplicate: Mapped[bool] = mapped_column(default=False)
+    """True where the peer used the transaction for other objects before: everything is answered with 0x0131."""
+    state: Mapped[str] = mapped_column(String(16))
+    """`storage.pledges.PledgeState`."""
+    not_before: Mapped[datetime]
+    """When to report (again)."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    requested_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
+
+    __table_args__ = (Index("pledge_due", "state", "not_before"),)
+
+
 class Circuit(Base):
     """How a destination's connection fares; open after several failures in a row, when only a probe goes out now and then."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from dicom_node.settings import ReceivePath
 from storage.database import Database
 from storage.spool import Spool
 from tests.postgres import PostgresServer, running_server
@@ -86,3 +88,10 @@ def sqlite_database(sqlite_url: str) -> Iterator[Database]:
 def spool(tmp_path: Path) -> Spool:
     """An empty spool without a reserve."""
     return Spool(tmp_path / "spool", 0)
+
+
+@pytest.fixture(params=get_args(ReceivePath))
+def receive_path(request: pytest.FixtureRequest) -> ReceivePath:
+    """Both ways of taking C-STORE: what a listener does is held on each."""
+    found: ReceivePath = request.param
+    return found

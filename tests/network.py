@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 
 from dicom_node.scp import Listener
-from dicom_node.settings import Node, Peer, Receive, Settings, Storage
+from dicom_node.settings import Node, Peer, Receive, ReceivePath, Settings, Storage
 from storage.database import Database
 from storage.models import Event, Instance, Rejected, Study
 from storage.spool import Spool
@@ -70,14 +70,17 @@ def listening(
     *,
     peers: Sequence[Peer] | None = None,
     receive: Receive | None = None,
+    path: ReceivePath = "stream",
+    **sections: Any,
 ) -> Iterator[Running]:
-    """A listener on a free port of loopback; by default CALLING may send."""
+    """A listener on a free port of loopback; by default CALLING may send. Further sections of the settings by name."""
     known = (Peer(ae_title=CALLING, addresses=("127.0.0.1",)),) if peers is None else tuple(peers)
     settings = Settings(
         node=Node(ae_title=CALLED, port=0),
         peers=known,
         storage=Storage(spool=spool.root),
-        receive=receive or Receive(acse_timeout_s=3, network_timeout_s=20),
+        receive=(receive or Receive(acse_timeout_s=3, network_timeout_s=20)).model_copy(update={"path": path}),
+        **sections,
     )
     listener = Listener(settings, database, spool)
     port = listener.start()

@@ -29,7 +29,7 @@ from storage.states import DeliveryState, JobState, StudyState
 from tests.peers import echo
 from tests.waiting import free_port, wait_until
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 LOG_LINES_SHOWN = 40
 
 
@@ -40,6 +40,7 @@ class Target:
     name: str
     ae_title: str
     port: int
+    proof: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,16 @@ class Node:
     peers: Sequence[str] = ("MODALITY",)
     bundle: Path | None = None
     """Another model than the one shipped."""
+    command: str = "serve"
+    """Or one role alone, as a service manager starts it."""
+    receive: Mapping[str, object] = field(default_factory=dict)
+    """Further keys of the section."""
+    reserve_mb: float = 50.0
+    """Free space that must remain."""
+    more: str = ""
+    """Further sections."""
+    prefix: Sequence[str] = ()
+    """A program that starts the node, as `unshare` does."""
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -92,11 +103,11 @@ class Node:
         self.config.write_text(configuration(self), encoding="utf-8")
 
     def start(self) -> None:
-        """Write the configuration and start `fovea serve` in a process group of its own."""
+        """Write the configuration and start `fovea serve` (or one role) in a process group of its own."""
         self.write_configuration()
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node.cli", "serve", "--config", str(self.config)],
+                [*self.prefix, sys.executable, "-m", "dicom_node.cli", self.command, "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -319,21 +330,21 @@ def configuration(node: Node) -> str:
     _section(lines, "[node]", {"port": node.port})
     for peer in node.peers:
         _section(lines, "[[peers]]", {"ae_title": peer, "addresses": ["127.0.0.1"]})
-    _section(lines, "[storage]", {"spool": str(node.spool), "database_url": node.database_url, "reserve_mb": 50.0})
-    _section(lines, "[receive]", {"settle_after_s": node.settle_after_s})
+    _section(lines, "[storage]", {"spool": str(node.spool), "database_url": node.database_url, "reserve_mb": node.reserve_mb})
+    _section(lines, "[receive]", {"settle_after_s": node.settle_after_s, **node.receive})
     _section(lines, "[[models]]", {"name": "brain-flair"} | ({"path": str(node.bundle)} if node.bundle else {}))
     for rule in node.rules:
         _section(lines, "[[rules]]", {"name": rule.name, "model": "brain-flair", "destinations": list(rule.destinations)})
         lines[-1:] = [rule.more, ""]
     for target in node.targets:
         values = {"name": target.name, "ae_title": target.ae_title, "host": "127.0.0.1", "port": target.port}
-        _section(lines, "[[destinations]]", {**values, "timeout_s": 10.0})
+        _section(lines, "[[destinations]]", {**values, "proof": target.proof, "timeout_s": 10.0})
     _section(lines, "[run]", {"threads": 2, "device": "cpu", "retry_after_s": 0.2, "lease_s": 20.0})
     _section(lines, "[delivering]", {"retry_after_s": 0.5, "retry_at_most_s": 2.0, "lease_s": 20.0})
     _section(lines, "[web]", {"port": node.web_port})
     _section(lines, "[audit]", {"seal_every_s": 0.5})
     _section(lines, "[ticks]", {"settle_s": 0.2, "submit_s": 0.2, "deliver_s": 0.2, "watchdog_s": 0.5})
-    return "\n".join(lines)
+    return "\n".join([*lines, node.more])
 
 
 def _section(lines: list[str], heading: str, values: Mapping[str, object]) -> None:

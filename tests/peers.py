@@ -178,6 +178,8 @@ class Orthanc:
     """AE title and port that get every new instance, whatever it is."""
     knows: tuple[str, int] | None = None
     """AE title and port of who may ask for storage commitment and gets the report."""
+    more: Mapping[str, object] = field(default_factory=dict)
+    """Further lines of its configuration."""
     overwrites: bool = False
     """Whether it takes an object that it has already; else it answers Success and keeps the old one."""
     ae_title: str = "ORTHANC"
@@ -247,7 +249,7 @@ class Orthanc:
             script.write_text(ROUTE_EVERYTHING.format(name="fovea"), encoding="ascii")
             called, port = self.routes_to
             configuration |= {"LuaScripts": [str(script)], "DicomModalities": {"fovea": [called, "127.0.0.1", port]}}
-        return configuration
+        return {**configuration, **self.more}
 
     # ------------------------------------------------------------------------------------------- asking
 
@@ -260,6 +262,16 @@ class Orthanc:
         """The JSON answer of its REST interface."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=20) as answer:
             return json.load(answer)
+
+    def post(self, path: str, body: bytes) -> Any:
+        """The JSON answer to bytes sent to its REST interface."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=body)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def post_json(self, path: str, body: object) -> Any:
+        """The JSON answer to JSON."""
+        return self.post(path, json.dumps(body).encode())
 
     def find(self, query: Mapping[str, str], level: str = "Instance") -> list[str]:
         """Orthanc's own identifiers of what matches the query."""

@@ -14,6 +14,9 @@ from dicom_node.outcome import Outcome, OutputOptions, PassedOver, Predecessor, 
 from dicom_node.series import SeriesVolume
 from inference.types import Localization, ModelIdentity
 
+LONGEST_DESCRIPTION = 64
+"""Characters of an LO (PS3.5 6.2)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
@@ -28,6 +31,8 @@ class Account:
     """One run as its results tell it."""
 
     study_instance_uid: str
+    revision: int
+    """Of the study, from 1; later ones say so in every Series Description, so that a list shows which set is the newest."""
     input_digest: str
     recipe_digest: str
     """Of the request: recipe, output options and software version."""
@@ -60,19 +65,28 @@ class Account:
 
     @property
     def title(self) -> str:
-        """Model and outcome in at most 64 characters: the Series Description."""
-        model = f"Fovea {self.model.name} {self.model.version}"[:40]
+        """Model, revision and outcome: the Series Description of the main objects."""
+        return self.described("")
+
+    def described(self, what: str) -> str:
+        """What a series holds, whose it is, its revision and outcome in at most 64 characters; the model's name gives way."""
+        start = f"{what}: " if what else ""
+        ending = f"{f' rev {self.revision}' if self.revision > 1 else ''}: {self._outcome}"
+        model = f"Fovea {self.model.name} {self.model.version}"
+        return f"{start}{model[: LONGEST_DESCRIPTION - len(start) - len(ending)]}{ending}"
+
+    @property
+    def _outcome(self) -> str:
         found = len(self.localization.findings) if self.localization else 0
         match self.outcome:
             case Outcome.FINDINGS:
-                ending = "1 finding" if found == 1 else f"{found} findings"
+                return "1 finding" if found == 1 else f"{found} findings"
             case Outcome.NO_FINDING:
-                ending = "no finding"
+                return "no finding"
             case Outcome.REFUSED:
-                ending = "not analysed"
+                return "not analysed"
             case Outcome.FAILED:
-                ending = "analysis failed"
-        return f"{model}: {ending}"
+                return "analysis failed"
 
     def series_numbers(self, count: int) -> list[int]:
         """The first free series numbers from the configured base on."""

@@ -47,7 +47,7 @@ def build_capture(account: Account, analysis: Analysis, identity: Identity, seri
         )
         image.Modality = "OT"
         image.ConversionType = "WSD"
-        image.SeriesDescription = f"AI outlines, burned in: {account.title}"[:64]
+        image.SeriesDescription = account.described("AI outlines, burned in")
         image.ImageType = ["DERIVED", "SECONDARY"]
         image.DerivationDescription = "Outlines of the findings and a warning drawn into the picture"
         image.SourceImageSequence = Sequence([_source(series, index)])

@@ -23,6 +23,7 @@ SIDES = {  # CID 244
 }
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
+SEGMENTATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 CALCULATION = Code("112187", "DCM", "Unspecified method of calculation")  # CID 7203 has none for a model; the text says it
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")  # CID 7005
 
@@ -51,11 +52,16 @@ SUMMARY_OF_OUTCOME = {  # CID 6047
 PROCEDURES = {"MR": Code("24590-2", "LN", "Brain MRI")}  # CID 646
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
+MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")  # CID 7021
+# a document title of our own, as CID 7021 allows
+REPORT_WITHOUT_REGIONS = Code("AI-REPORT", PRIVATE_SCHEME, "Report of an image analysis by AI, without regions")
 DERIVED_MEASUREMENTS = Code("126011", "DCM", "Derived Imaging Measurements")  # TID 1500
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500
 IMPRESSION = Code("121073", "DCM", "Impression")  # CID 7002
 
 SCORE = Code("SCORE", PRIVATE_SCHEME, "Departure score")
+MEAN_SCORE = Code("SCORE-MEAN", PRIVATE_SCHEME, "Mean departure score")
+PEAK_SCORE = Code("SCORE-PEAK", PRIVATE_SCHEME, "Peak departure score")
 PERCENTILE = Code("STUDY-SCORE", PRIVATE_SCHEME, "Study score (99.5th percentile of the departure score)")
 UNCERTAINTY = Code("UNCERTAINTY", PRIVATE_SCHEME, "Standard deviation of the healthy estimate")
 EXTENTS = (
@@ -80,7 +86,15 @@ BLIND_SPOT = Code("BLIND-SPOT", PRIVATE_SCHEME, "Known blind spot")
 MODEL = Code("MODEL", PRIVATE_SCHEME, "Model")
 FINDINGS_LEFT_OUT = Code("NOT-LISTED", PRIVATE_SCHEME, "Findings not listed")
 SUPERSEDES = Code("SUPERSEDES", PRIVATE_SCHEME, "Supersedes")
-CENTROID = Code("CENTROID", PRIVATE_SCHEME, "Centre")
+EVIDENCE = Code("EVIDENCE", PRIVATE_SCHEME, "Supporting evidence")
+EVIDENCE_OF = {
+    "parametric-map": Code("EVIDENCE-MAP", PRIVATE_SCHEME, "Departure score map"),
+    "uncertainty": Code("EVIDENCE-UNCERT", PRIVATE_SCHEME, "Map of the uncertainty of the healthy estimate"),
+    "pseudo-healthy": Code("EVIDENCE-HEALTHY", PRIVATE_SCHEME, "Healthy estimate by a model, not acquired"),
+    "capture": Code("EVIDENCE-CAPTURE", PRIVATE_SCHEME, "Picture with outlines burned in"),
+    "presentation-state": Code("EVIDENCE-GSPS", PRIVATE_SCHEME, "Outlines as a presentation state"),
+    "pdf": Code("EVIDENCE-PDF", PRIVATE_SCHEME, "This report as a document"),
+}
 
 
 def coding_schemes() -> list[CodingSchemeIdentificationItem]:

@@ -27,7 +27,7 @@ def build_document(account: Account, identity: Identity, series_number: int) -> 
     made = derived_image(account, identity, WORD, EncapsulatedPDFStorage, series_number=series_number, number=1)
     made.Modality = "DOC"
     made.ConversionType = "WSD"
-    made.SeriesDescription = f"AI report: {account.title}"[:64]
+    made.SeriesDescription = account.described("AI report")
     made.BurnedInAnnotation = "YES"
     made.DocumentTitle = account.title
     made.AcquisitionDateTime = None

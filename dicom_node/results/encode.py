@@ -4,17 +4,21 @@ and beside them what the settings ask for."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
 from dicom_node.outcome import KIND_OF_OBJECT, ResultObject
-from dicom_node.results import capture, document, equipment, parametric_map, presentation, pseudo_healthy
+from dicom_node.results import capture, document, equipment, parametric_map, placed, presentation, pseudo_healthy
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.headers import copy_patient_study
 from dicom_node.results.identity import Identity
+from dicom_node.results.labelmap import build_labelmap
 from dicom_node.results.report import build_report
 from dicom_node.results.segmentation import build_segmentation
 from dicom_node.results.stand_in import restore_classes, with_known_classes
@@ -26,35 +30,70 @@ ORDER = ("seg", "sr", "parametric-map", "uncertainty", "pseudo-healthy", "captur
 """In which series numbers are given; the report is sent last, after what it refers to."""
 
 
-@disable_value_validation()
 def encode(account: Account, identity: Identity) -> tuple[ResultObject, ...]:
     """The objects that tell `account`, in the order to send them: what a report refers to comes before it."""
     words = [word for word in ORDER if word in account.output.objects or word in ("seg", "sr")]
     numbers = dict(zip(words, account.series_numbers(len(words)), strict=True))
-    account, replaced = with_known_classes(account)
-    objects: list[ResultObject] = []
-    with warnings.catch_warnings():
-        # identity is copied verbatim, so that it matches the archive's; the libraries may find it too long or ill-formed
-        warnings.simplefilter("ignore", UserWarning)
-        segmentation = None
-        analysis = account.analysis
-        if analysis is not None and analysis.localization.findings:
-            segmentation = build_segmentation(account, analysis, identity, numbers["seg"])
-            _finish(segmentation, account)
-        report = build_report(account, segmentation, identity, numbers["sr"])
-        _finish(report, account)
-        made: list[tuple[str, Dataset]] = [] if segmentation is None else [("seg", segmentation)]
-        for word in words[2:]:
-            for one in _others(word, account, analysis, identity, numbers[word]):
-                _finish(one, account)
-                made.append((word, one))
-        for word, one in (*made, ("sr", report)):
+    known, replaced = with_known_classes(_with_thickness(account))
+    with _copying_verbatim():
+        made = _segmentation(known, identity, numbers["seg"])
+        others = list(_others(words[2:], known, identity, numbers))
+        report = build_report(known, made[0][1] if made else None, others, identity, numbers["sr"])
+        _finish(report, known)
+        objects = []
+        for word, one in (*made, *others, ("sr", report)):
             restore_classes(one, replaced)
             objects.append(_encoded(KIND_OF_OBJECT[word], one))
     return tuple(objects)
 
 
-def _others(word: str, account: Account, analysis: Analysis | None, identity: Identity, number: int) -> Iterator[Dataset]:
+def encode_segmentation(account: Account, identity: Identity) -> ResultObject:
+    """The segmentation alone, of an account with findings."""
+    with _copying_verbatim():
+        [(word, one)] = _segmentation(account, identity, account.output.series_number_base)
+        return _encoded(KIND_OF_OBJECT[word], one)
+
+
+def _with_thickness(account: Account) -> Account:
+    """Where headers do not say how thick a slice is, the distance between slices stands for it."""
+    if account.analysis is None or account.analysis.series.frames:
+        return account
+    thickness_mm = placed.decimals(np.array([placed.thickness_mm(account.analysis.series)]))[0]
+    headers = (
+        header if header.get("SliceThickness") else placed.with_changes(header, SliceThickness=thickness_mm)
+        for header in account.headers
+    )
+    return replace(account, headers=tuple(headers))
+
+
+@contextmanager
+def _copying_verbatim() -> Iterator[None]:
+    """Identity is copied as it is, so that it matches the archive's; the libraries may find it too long or ill-formed."""
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _segmentation(account: Account, identity: Identity, number: int) -> list[tuple[str, Dataset]]:
+    analysis = account.analysis
+    if analysis is None or not analysis.localization.findings:
+        return []
+    build = build_labelmap if account.output.segmentation == "labelmap" else build_segmentation
+    made = build(account, analysis, identity, number)
+    _finish(made, account)
+    return [("seg", made)]
+
+
+def _others(
+    words: Sequence[str], account: Account, identity: Identity, numbers: Mapping[str, int]
+) -> Iterator[tuple[str, Dataset]]:
+    for word in words:
+        for one in _other(word, account, account.analysis, identity, numbers[word]):
+            _finish(one, account)
+            yield word, one
+
+
+def _other(word: str, account: Account, analysis: Analysis | None, identity: Identity, number: int) -> Iterator[Dataset]:
     """What beside segmentation and report is asked for, as far as there is something to show."""
     if word == document.WORD:
         yield document.build_document(account, identity, number)

@@ -137,17 +137,16 @@ def _sites(finding: Finding, account: Account) -> list[sr.FindingSite] | None:
 
 
 def _measurements(finding: Finding) -> list[sr.Measurement]:
+    """What decides comes first: some viewers show the first five alone."""
     volume_cm3 = float(f"{finding.volume_mm3 / 1000:.4g}")
     measured = [
         sr.Measurement(codes.VOLUME, volume_cm3, codes.CUBIC_CENTIMETRE, method=codes.SUM_OF_VOXELS),
+        sr.Measurement(codes.PEAK_SCORE, round(finding.peak_score, 3), codes.SCORE_UNIT, derivation=codes.MAXIMUM),
+        sr.Measurement(codes.MEAN_SCORE, round(finding.mean_score, 3), codes.SCORE_UNIT, derivation=codes.MEAN),
         sr.Measurement(codes.LONG_AXIS, round(finding.long_axis_mm, 2), codes.MILLIMETRE),
     ]
     measured += [
         sr.Measurement(name, round(extent, 2), codes.MILLIMETRE)
         for name, extent in zip(codes.EXTENTS, finding.extents_mm, strict=True)
-    ]
-    measured += [
-        sr.Measurement(codes.SCORE, round(score, 3), codes.SCORE_UNIT, derivation=derivation)
-        for score, derivation in ((finding.mean_score, codes.MEAN), (finding.peak_score, codes.MAXIMUM))
     ]
     return measured

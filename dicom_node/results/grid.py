@@ -5,6 +5,8 @@ Results are encoded on the source grid: a mask on any other grid passes every va
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from highdicom import Volume
 from numpy.typing import NDArray
@@ -14,6 +16,25 @@ from dicom_node.series import SeriesVolume
 
 class MisplacedMask(Exception):
     """Raised when a mask would not lie on the slices it was drawn on: a bug, never sent."""
+
+
+class MarkedPlane(NamedTuple):
+    """A slice on which something is marked, and the smallest ranges around it."""
+
+    slice_index: int
+    rows: slice
+    columns: slice
+
+
+def marked_planes(labels: NDArray[np.uint16]) -> list[MarkedPlane]:
+    """The slices of labels[slice, row, column] that are not empty."""
+    planes = []
+    for index in np.flatnonzero(labels.reshape(len(labels), -1).max(axis=1)).tolist():
+        rows = np.flatnonzero(labels[index].max(axis=1))
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        columns = np.flatnonzero(labels[index, first:last].max(axis=0))
+        planes.append(MarkedPlane(index, slice(first, last), slice(int(columns[0]), int(columns[-1]) + 1)))
+    return planes
 
 
 def on_source_grid(labels: Volume, series: SeriesVolume) -> NDArray[np.uint16]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from copy import copy as shallow_copy
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.config import disable_value_validation
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VM, dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import PersonName
 
 UTF_8 = "ISO_IR 192"
 PYTHON_CODEC = {UTF_8: "utf-8", "ISO_IR 100": "latin-1"}
@@ -53,8 +55,8 @@ IMAGE = (
     "InstitutionName", "InstitutionalDepartmentName", "StationName", "TimezoneOffsetFromUTC",
     "ContentDate", "ContentTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime",
 )  # fmt: skip
-DATES = ("PatientBirthDate", "StudyDate", "LastMenstrualDate", "ContentDate", "AcquisitionDate", "SeriesDate")
-TIMES = ("PatientBirthTime", "StudyTime", "ContentTime", "AcquisitionTime", "SeriesTime")
+WHO_TAGS = tuple(Tag(keyword) for keyword in PATIENT_AND_STUDY)
+IMAGE_TAGS = tuple(Tag(keyword) for keyword in IMAGE)
 TEXT = frozenset({"LO", "SH", "PN", "LT", "ST", "UT", "UC", "CS", "DA", "TM", "AS", "UI"})
 SEXES = frozenset({"", "M", "F", "O"})
 MOMENTS = (
@@ -68,43 +70,59 @@ OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
 
 
 @disable_value_validation()
-def sanitise(header: Dataset, character_set: str, who: Sequence[str] = PATIENT_AND_STUDY) -> Dataset:
+def sanitise(header: Dataset, character_set: str) -> Dataset:
     """A copy that strict libraries accept: allow-listed attributes, readable in `character_set`, nothing private.
 
     Dates, times and a sex that the standard does not know are blanked; missing type 2 attributes are added empty.
     Everything else that identifies patient and study is kept verbatim, legal or not: it must match the archive's.
     """
-    copy = Dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # unknown character sets are read as well as may be
-        for keyword in (*who, *IMAGE):
-            element = _readable(header, keyword)
-            if element is not None:
-                copy.add(element)
-        copy.remove_private_tags()
-        copy.walk(_drop_character_set)
+        fit = (_fit(header, tag) for tag in (*WHO_TAGS, *IMAGE_TAGS))
+        copy = Dataset({element.tag: element for element in fit if element is not None})
         for keyword in REQUIRED_MAY_BE_EMPTY:
             if keyword not in copy:
                 setattr(copy, keyword, None)
-        _blank_illegal(copy)
+        sex = str(copy.PatientSex or "").strip().upper()
+        _put(copy, "PatientSex", sex if sex in SEXES else "")
         _say_how_deidentified(header, copy)
         copy.SpecificCharacterSet = character_set
     return copy
 
 
 def sanitise_series(headers: Iterable[Dataset], character_set: str) -> list[Dataset]:
-    """Every header of a series made fit; patient and study are those of the first for all, as results repeat them."""
+    """Every header of a series made fit; patient and study are those of the first for all, as results repeat them.
+
+    The images of a series say much the same: an element that another image spells in the same bytes is taken from there.
+    """
     made: list[Dataset] = []
+    known: dict[tuple[object, ...], DataElement | None] = {}
     for header in headers:
         if not made:
             made.append(sanitise(header, character_set))
+            shared = {tag: one for tag, one in made[0].items() if tag not in IMAGE_TAGS}
             continue
-        copy = sanitise(header, character_set, who=())
-        for keyword in PATIENT_AND_STUDY:
-            if keyword in made[0]:
-                copy.add(made[0][keyword])
-        made.append(copy)
+        made.append(Dataset({**shared, **_image_elements(header, known)}))
     return made
+
+
+def _image_elements(header: Dataset, known: dict[tuple[object, ...], DataElement | None]) -> dict[BaseTag, DataElement]:
+    held = dict(header.items())
+    spelt_in = str(header.get("SpecificCharacterSet", ""))
+    elements: dict[BaseTag, DataElement] = {}
+    for tag in IMAGE_TAGS:
+        one = held.get(tag)
+        if one is None:
+            continue
+        if not isinstance(one, RawDataElement):
+            element = _fit(header, tag)
+        elif (key := (spelt_in, tag, one.VR, one.value)) in known:
+            element = known[key]
+        else:
+            element = known[key] = _fit(header, tag)
+        if element is not None:
+            elements[tag] = element
+    return elements
 
 
 def character_set_for(headers: Sequence[Dataset], wanted: str) -> str:
@@ -144,24 +162,49 @@ def content_moment(started_at: str, headers: Sequence[Dataset]) -> datetime:
     return max(moments)
 
 
-def _readable(header: Dataset, keyword: str) -> DataElement | None:
+def _fit(header: Dataset, tag: BaseTag) -> DataElement | None:
+    """The element as a result may repeat it; None where it is absent or cannot be read at all."""
+    element = _readable(header, tag)
+    if element is None:
+        return None
+    if element.VR == "SQ":
+        for item in element.value:
+            item.remove_private_tags()
+            item.walk(_drop_character_set)
+    value = str(element.value or "") if element.VR in ("DA", "TM") else ""
+    if value and not (_is_date(value) if element.VR == "DA" else TIME.fullmatch(value)):
+        return DataElement(tag, element.VR, "")
+    return element
+
+
+def _readable(header: Dataset, tag: BaseTag) -> DataElement | None:
     """The element with its text as characters; None where it is absent or cannot be read at all."""
     try:
-        if keyword not in header:
+        if tag not in header:
             return None
-        found = header[keyword]
-        element = deepcopy(found) if found.VR == "SQ" else shallow_copy(found)
+        element = header[tag]
         if element.VR == "SQ":
+            element = deepcopy(element)
             for item in element.value:
                 item.decode()
         if element.VR in ("DS", "IS") and element.value:
             np.asarray(element.value, dtype=np.float64)  # ValueError where it is no number
-        expected = dictionary_VR(element.tag)
+            if element.VM > 1 and dictionary_VM(tag) == "1":
+                return None
+        if element.VR == "PN" and element.VM > 1:  # strict libraries want one name: the same characters as one
+            return DataElement(tag, "PN", PersonName("\\".join(str(name) for name in element.value)))
+        expected = dictionary_VR(tag)
         if expected == element.VR:
             return element
-        return DataElement(element.tag, expected, str(element.value)) if expected in TEXT else None
+        return DataElement(tag, expected, str(element.value)) if expected in TEXT else None
     except (ValueError, TypeError, NotImplementedError, LookupError):
         return None
+
+
+def _put(dataset: Dataset, keyword: str, value: object) -> None:
+    """Let the data set hold the value in an element of its own: the old one may be another data set's too."""
+    tag = Tag(keyword)
+    dataset[tag] = DataElement(tag, dictionary_VR(tag), value)
 
 
 def _drop_character_set(dataset: Dataset, element: DataElement) -> None:
@@ -169,23 +212,11 @@ def _drop_character_set(dataset: Dataset, element: DataElement) -> None:
         del dataset[element.tag]
 
 
-def _blank_illegal(copy: Dataset) -> None:
-    for keyword in DATES:
-        if keyword in copy and not _is_date(str(copy[keyword].value or "")):
-            copy[keyword].value = ""
-    for keyword in TIMES:
-        value = str(copy[keyword].value or "") if keyword in copy else ""
-        if value and not TIME.fullmatch(value):
-            copy[keyword].value = ""
-    sex = str(copy.PatientSex or "").strip().upper()
-    copy.PatientSex = sex if sex in SEXES else ""
-
-
 def _say_how_deidentified(header: Dataset, copy: Dataset) -> None:
     """Where only codes say how an identity was removed, their meanings as text: one of both is required (C.7.1.1)."""
     if copy.get("PatientIdentityRemoved") == "YES" and not copy.get("DeidentificationMethod"):
         meanings = [str(item.get("CodeMeaning", "")) for item in header.get("DeidentificationMethodCodeSequence") or []]
-        copy.DeidentificationMethod = [meaning[:64] for meaning in meanings if meaning] or "not stated"
+        _put(copy, "DeidentificationMethod", [meaning[:64] for meaning in meanings if meaning] or "not stated")
 
 
 def _is_date(value: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from dicom_node.results.account import Account, Analysis
-from dicom_node.results.grid import on_source_grid
+from dicom_node.results.grid import marked_planes, on_source_grid
 from dicom_node.results.headers import PATIENT_AND_STUDY
 
 
@@ -41,6 +41,7 @@ def identity_of(account: Account) -> Identity:
     header = account.headers[0]
     facts = {
         "study": account.study_instance_uid,
+        "revision": account.revision,
         "input": account.input_digest,
         "model": account.model.digest,
         "recipe": account.recipe_digest,
@@ -62,10 +63,10 @@ def identity_of(account: Account) -> Identity:
 def _content_digest(analysis: Analysis, objects: Collection[str]) -> str:
     localization = analysis.localization
     digest = hashlib.sha256()
-    for index, plane in enumerate(on_source_grid(localization.labels, analysis.series)):
-        if plane.max(initial=0):
-            marked = np.flatnonzero(plane)
-            digest.update(np.array([index, *marked]).tobytes() + plane.ravel()[marked].tobytes())
+    labels = on_source_grid(localization.labels, analysis.series)
+    for plane in marked_planes(labels):
+        place = (plane.slice_index, plane.rows.start, plane.rows.stop, plane.columns.start, plane.columns.stop)
+        digest.update(np.array(place).tobytes() + labels[plane.slice_index, plane.rows, plane.columns].tobytes())
     shown = {
         "parametric-map": localization.score,
         "uncertainty": localization.uncertainty,

@@ -1,8 +1,9 @@
 """The departure score, and the uncertainty of the healthy estimate, as Parametric Maps (PS3.3 A.75).
 
-Values are given inside the brain's bounding box only, on the pixels of the source, each frame naming its source image.
-Frames rise along the normal of the images: dcmqi takes them for that, whatever their positions say.
-Stored as float32, or as uint16 whose Real World Value Mapping gives the same values to a 65535th of the largest.
+Values are given on the pixels of the source, each frame naming its source image: for every pixel, which OHIF asks for, or
+inside the brain's bounding box only. Frames rise along the normal of the images: dcmqi takes them for that, whatever their
+positions say. Real World Value Mapping gives the value. Stored is a float32 that is 1 at the kind's full scale, because OHIF
+colours what is stored from 0 to 1; or a uint16, exact to a 65535th of the largest value, which OHIF cannot draw.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ class MapKind:
     explanation: str
     quantity: Code
     unit: Code
+    full_scale: float
+    """The value that is stored as 1 in a map of floats: the end of the colour scale in viewers that do not ask for it."""
 
 
 SCORE = MapKind(
     "parametric-map", "AI departure score", "DEPARTURE", "Minus log10 of the fraction of reference voxels at least as high",
-    codes.SCORE, codes.SCORE_UNIT,
+    codes.SCORE, codes.SCORE_UNIT, 6.0,
 )  # fmt: skip
 UNCERTAINTY = MapKind(
     "uncertainty", "AI uncertainty", "UNCERTAINTY", "Standard deviation of the healthy estimate, standardised units",
-    codes.UNCERTAINTY, codes.NO_UNIT,
+    codes.UNCERTAINTY, codes.NO_UNIT, 1.0,
 )  # fmt: skip
 
 
@@ -60,9 +63,9 @@ def build_map(account: Account, analysis: Analysis, kind: MapKind, identity: Ide
     if values is None:
         return None
     series = analysis.series
-    box = bounding_box(values_on_source_grid(localization.brain, series) > 0)
+    box = _box(values_on_source_grid(localization.brain, series) > 0, account.output.map_extent)
     cropped = np.ascontiguousarray(values_on_source_grid(values, series)[box])
-    stored, slope = _stored(cropped, account.output.map_values)
+    stored, slope = _stored(cropped, account.output.map_values, kind.full_scale)
     made = ParametricMap(
         source_images=_source_images(account, series),
         pixel_array=stored,
@@ -80,7 +83,7 @@ def build_map(account: Account, analysis: Analysis, kind: MapKind, identity: Ide
         transfer_syntax_uid=ExplicitVRLittleEndian,
         content_label=kind.label,
         content_description=kind.explanation,
-        series_description=f"{kind.title}: {account.title}"[:64],
+        series_description=account.described(kind.title),
         pixel_measures=_measures(series),
         plane_orientation=PlaneOrientationSequence("PATIENT", placed.orientation(series).tolist()),
         plane_positions=[_position(series, index, box) for index in range(box[0].start, box[0].stop)],
@@ -109,14 +112,18 @@ def bounding_box(brain: NDArray[np.bool_]) -> Box:
     return ranges[0], ranges[1], ranges[2]
 
 
+def _box(brain: NDArray[np.bool_], extent: str) -> Box:
+    return bounding_box(brain if extent == "brain" else np.ones_like(brain))
+
+
 def _source_images(account: Account, series: SeriesVolume) -> list[Dataset]:
     return [placed.analysed_frames_only(account.headers[0], series)] if series.frames else list(account.headers)
 
 
-def _stored(values: FloatArray, form: str) -> tuple[NDArray[np.generic], float]:
+def _stored(values: FloatArray, form: str, full_scale: float) -> tuple[NDArray[np.generic], float]:
     """What is written, and by what it is multiplied to give the value."""
     if form == "float32":
-        return values, 1.0
+        return values / np.float32(full_scale), full_scale
     slope = max(float(values.max()), 1e-6) / LARGEST_STORED
     return np.clip(np.round(values / slope), 0, LARGEST_STORED).astype(np.uint16), slope
 

@@ -5,15 +5,27 @@ Coordinates are LPS in millimetres (PS3.3 C.7.6.2), as the source image states t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.sequence import Sequence
+from pydicom.sequence import Sequence as Items
 from pydicom.sr.coding import Code
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.results import codes
 from dicom_node.series import SeriesVolume
+
+LONGEST_DECIMAL = 16
+"""Characters of a DS (PS3.5 6.2)."""
+
+
+def tag(keyword: str) -> BaseTag:
+    """The tag of an attribute, as an Attribute Tag value holds it."""
+    return Tag(keyword)
 
 
 def decimals(values: NDArray[np.float64]) -> list[str]:
@@ -30,15 +42,25 @@ def orientation(series: SeriesVolume) -> NDArray[np.float64]:
 
 def position(series: SeriesVolume, index: int) -> NDArray[np.float64]:
     """Centre of the first pixel of one slice, as its source image says it."""
+    return np.array(_position(series, index), dtype=np.float64)
+
+
+def stated(series: SeriesVolume, index: int) -> list[str]:
+    """The same in the very digits of the source, where they are no more than the standard allows."""
+    return [
+        text if len(text := str(value)) <= LONGEST_DECIMAL else format_number_as_ds(float(value))
+        for value in _position(series, index)
+    ]
+
+
+def _position(series: SeriesVolume, index: int) -> Sequence[float]:
     instance, frame = series.source_of(index)
     if frame is None:
-        stated = instance.ImagePositionPatient
-    else:
-        own = instance.PerFrameFunctionalGroupsSequence[frame - 1]
-        shared = (instance.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-        place = own if own.get("PlanePositionSequence") else shared
-        stated = place.PlanePositionSequence[0].ImagePositionPatient
-    return np.array(stated, dtype=np.float64)
+        return cast("Sequence[float]", instance.ImagePositionPatient)
+    own = instance.PerFrameFunctionalGroupsSequence[frame - 1]
+    shared = (instance.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    place = own if own.get("PlanePositionSequence") else shared
+    return cast("Sequence[float]", place.PlanePositionSequence[0].ImagePositionPatient)
 
 
 def thickness_mm(series: SeriesVolume) -> float:
@@ -52,7 +74,7 @@ def analysed_frames_only(header: Dataset, series: SeriesVolume) -> Dataset:
     groups = header.PerFrameFunctionalGroupsSequence
     return with_changes(
         header,
-        PerFrameFunctionalGroupsSequence=Sequence([groups[number - 1] for number in sorted(series.frames)]),
+        PerFrameFunctionalGroupsSequence=Items([groups[number - 1] for number in sorted(series.frames)]),
         NumberOfFrames=len(series.frames),
     )
 
@@ -76,7 +98,7 @@ def source_reference(series: SeriesVolume, index: int, purpose: Code) -> Dataset
     item.ReferencedSOPInstanceUID = instance.SOPInstanceUID
     if frame is not None:
         item.ReferencedFrameNumber = frame
-    item.PurposeOfReferenceCodeSequence = Sequence([coded(purpose)])
+    item.PurposeOfReferenceCodeSequence = Items([coded(purpose)])
     item.SpatialLocationsPreserved = "YES"
     return item
 
@@ -85,8 +107,8 @@ def derivation(series: SeriesVolume, index: int, text: str) -> Dataset:
     """The item of Derivation Image Sequence for one slice (PS3.3 C.7.6.16.2.6)."""
     item = Dataset()
     item.DerivationDescription = text
-    item.DerivationCodeSequence = Sequence([coded(codes.CALCULATION)])
-    item.SourceImageSequence = Sequence([source_reference(series, index, codes.SOURCE_IMAGE)])
+    item.DerivationCodeSequence = Items([coded(codes.CALCULATION)])
+    item.SourceImageSequence = Items([source_reference(series, index, codes.SOURCE_IMAGE)])
     return item
 
 

@@ -74,7 +74,7 @@ def _window(values: NDArray[np.float32]) -> tuple[float, float]:
 
 def _describe(image: Dataset, account: Account, series: SeriesVolume, index: int) -> None:
     image.Modality = account.analysed.modality
-    image.SeriesDescription = f"{SERIES_DESCRIPTION}: {account.model.name}"[:64]
+    image.SeriesDescription = account.described(SERIES_DESCRIPTION)
     image.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if image.Modality == "CT" else "OTHER"]
     image.DerivationDescription = DERIVATION
     image.DerivationCodeSequence = Sequence([placed.coded(codes.CALCULATION)])

@@ -2,7 +2,8 @@
 
 One group speaks of the study, one volumetric and one planar group under the same Tracking UID of each finding; the
 planar one is there because common viewers open a report only where every imaging measurement has coordinates in an image.
-For the same reason the study's group stands under Derived Imaging Measurements wherever there are findings.
+For the same reason the study's group stands under Derived Imaging Measurements wherever there are findings, and a report
+without findings has a title of its own: under the usual one such viewers show nothing, under this one the report's words.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from dicom_node.results.statements import Statement, statements
 HEADLINES = (codes.IMPRESSION, codes.INTENDED_USE, codes.REASON)
 """Said in the study's group, with the coded outcome; the other statements follow."""
 
+Made = Sequence[tuple[str, Dataset]]
+"""What else the run made, by the word of the settings."""
+
 _Group = (
     sr.MeasurementsAndQualitativeEvaluations
     | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
@@ -33,14 +37,12 @@ _Group = (
 )
 
 
-def build_report(account: Account, segmentation: Dataset | None, identity: Identity, series_number: int) -> Dataset:
-    """The report. `segmentation` holds the regions of the findings; None where there are none."""
-    evidence = list(account.headers)
-    if segmentation is not None:
-        evidence.append(segmentation)
+def build_report(account: Account, segmentation: Dataset | None, others: Made, identity: Identity, series_number: int) -> Dataset:
+    """The report. `segmentation` holds the regions of the findings, None where there are none; `others` is what else was made."""
+    evidence = [*account.headers, *([] if segmentation is None else [segmentation]), *(one for _, one in others)]
     report = sr.Comprehensive3DSR(
         evidence=evidence,
-        content=_content(account, segmentation, identity),
+        content=_content(account, segmentation, others, identity),
         series_instance_uid=identity.uid("report", "series"),
         series_number=series_number,
         sop_instance_uid=identity.uid("report", "instance"),
@@ -54,9 +56,7 @@ def build_report(account: Account, segmentation: Dataset | None, identity: Ident
         is_verified=False,
         previous_versions=[_reference(one) for one in account.predecessors] or None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        contributing_equipment=[
-            equipment.model_as_equipment(account.model, account.created, account.output.station_name)
-        ],
+        contributing_equipment=[equipment.model_as_equipment(account.model, account.created, account.output.station_name)],
         coding_schemes=codes.coding_schemes(),
         series_description=account.title,
         content_date=account.created.date(),
@@ -66,7 +66,7 @@ def build_report(account: Account, segmentation: Dataset | None, identity: Ident
     return report
 
 
-def _content(account: Account, segmentation: Dataset | None, identity: Identity) -> Dataset:
+def _content(account: Account, segmentation: Dataset | None, others: Made, identity: Identity) -> Dataset:
     study = _study_group(account, identity)
     findings: list[_Group] = []
     if account.analysis is not None and segmentation is not None:
@@ -75,13 +75,36 @@ def _content(account: Account, segmentation: Dataset | None, identity: Identity)
         observation_context=_observer(account),
         procedure_reported=codes.PROCEDURES.get(account.analysed.modality, codes.IMAGING_PROCEDURE),
         imaging_measurements=findings or [study],
-        title=dicom_codes.DCM.ImagingMeasurementReport,
+        title=codes.MEASUREMENT_REPORT if findings else codes.REPORT_WITHOUT_REGIONS,
     )[0]
     if findings:
         content.ContentSequence.append(_container(codes.DERIVED_MEASUREMENTS, study))
     content.ContentSequence.append(_container(codes.QUALITATIVE_EVALUATIONS, _in_words(account)))
+    supporting = _supporting(others)
+    if supporting:
+        content.ContentSequence.append(_container(codes.EVIDENCE, supporting))
     _separate(content)
     return content
+
+
+def _supporting(others: Made) -> list[sr.ContentItem]:
+    """A reference to each map, document and state, and to the middle image of each series of single images."""
+    by_word: dict[str, list[Dataset]] = {}
+    for word, one in others:
+        by_word.setdefault(word, []).append(one)
+    references: list[sr.ContentItem] = []
+    for word, ones in by_word.items():
+        one = ones[len(ones) // 2]
+        kind = sr.ImageContentItem if "Rows" in one else sr.CompositeContentItem
+        references.append(
+            kind(
+                name=codes.EVIDENCE_OF[word],
+                referenced_sop_class_uid=one.SOPClassUID,
+                referenced_sop_instance_uid=one.SOPInstanceUID,
+                relationship_type=RelationshipTypeValues.CONTAINS,
+            )
+        )
+    return references
 
 
 def _observer(account: Account) -> sr.ObservationContext:
@@ -113,9 +136,7 @@ def _study_group(account: Account, identity: Identity) -> sr.MeasurementsAndQual
         algorithm_id=algorithm(account),
         finding_sites=[sr.FindingSite(region)] if region else None,
         measurements=measurements or None,
-        qualitative_evaluations=[
-            sr.QualitativeEvaluation(codes.PROCESSING_SUMMARY, codes.SUMMARY_OF_OUTCOME[account.outcome])
-        ],
+        qualitative_evaluations=[sr.QualitativeEvaluation(codes.PROCESSING_SUMMARY, codes.SUMMARY_OF_OUTCOME[account.outcome])],
     )
     group[0].ContentSequence.extend(_text(one) for one in statements(account) if one.concept in HEADLINES)
     return group
@@ -138,9 +159,7 @@ def _container(name: Code, content: Sequence[sr.ContentItem] | sr.ContentSequenc
 
 
 def _text(statement: Statement) -> sr.TextContentItem:
-    return sr.TextContentItem(
-        name=statement.concept, value=statement.text, relationship_type=RelationshipTypeValues.CONTAINS
-    )
+    return sr.TextContentItem(name=statement.concept, value=statement.text, relationship_type=RelationshipTypeValues.CONTAINS)
 
 
 def _separate(item: Dataset) -> None:

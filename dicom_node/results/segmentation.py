@@ -1,67 +1,79 @@
-"""The findings as a DICOM Segmentation (PS3.3 A.51): BINARY unless told otherwise, on the source grid, a segment for each.
+"""The findings as a DICOM Segmentation (PS3.3 A.51): BINARY, on the source grid, a segment for each.
 
-Every frame names the source image it lies on; that is checked after encoding, because no validator does and a viewer
-cannot overlay a frame without it.
+Every frame names the source image it lies on. That is checked here, because no validator does and a viewer cannot
+overlay a frame without it.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
-from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
-from highdicom.seg import Segmentation as HighdicomSegmentation
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.charset import convert_encodings
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import SegmentationStorage
 
 from dicom_node.planes import tolerance_mm
-from dicom_node.results import codes, equipment, placed
+from dicom_node.results import codes, placed
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.colours import colour_of
-from dicom_node.results.grid import MisplacedMask, on_source_grid
+from dicom_node.results.derived import derived_image
+from dicom_node.results.frame_bytes import coded, element, items, raw_sequence, sequence
+from dicom_node.results.grid import MarkedPlane, MisplacedMask, marked_planes, on_source_grid
 from dicom_node.results.identity import Identity
 from dicom_node.series import SeriesVolume
 from inference.types import Finding, ModelIdentity
 
+WORD = "segmentation"
+DIMENSIONS = (
+    ("ReferencedSegmentNumber", "SegmentIdentificationSequence"),
+    ("ImagePositionPatient", "PlanePositionSequence"),
+)
+
+
+class _Frame(NamedTuple):
+    segment: int
+    plane: MarkedPlane
+    place: int
+    """Rank of its slice among the marked ones, from 1."""
+
 
 def build_segmentation(account: Account, analysis: Analysis, identity: Identity, series_number: int) -> Dataset:
-    """The Segmentation of the account's findings, of which there must be at least one."""
-    findings = analysis.localization.findings
-    labels = on_source_grid(analysis.localization.labels, analysis.series)
-    segmentation = HighdicomSegmentation(
-        source_images=_source_images(account, analysis.series),
-        pixel_array=_in_source_order(labels, analysis.series),
-        segmentation_type=_form(account),
-        segment_descriptions=[_describe(finding, account, identity) for finding in findings],
-        series_instance_uid=identity.uid("segmentation", "series"),
-        series_number=series_number,
-        sop_instance_uid=identity.uid("segmentation", "instance"),
-        instance_number=1,
-        manufacturer=equipment.MANUFACTURER,
-        manufacturer_model_name=equipment.MODEL_NAME,
-        software_versions=equipment.software_versions(account.model),  # type: ignore[arg-type]  # a tuple cannot be written
-        device_serial_number=equipment.device_serial_number(account.model),
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        omit_empty_frames=True,
-        content_label="FINDINGS",
-        content_description=account.title,
-        series_description=account.title,
-        content_date=account.created.date(),
-        content_time=account.created.time(),
-        contributing_equipment=[
-            equipment.model_as_equipment(account.model, account.created, account.output.station_name)
-        ],
-        specific_character_set=account.headers[0].SpecificCharacterSet,
-    )
-    for item in segmentation.DimensionOrganizationSequence:
-        item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
-    for item in segmentation.DimensionIndexSequence:
-        item.DimensionOrganizationUID = identity.uid("segmentation", "dimensions")
-    _number_frames_as_in_the_source(segmentation, analysis.series)
-    _list_only_sources(segmentation)
-    check_frames(segmentation, labels, analysis.series)
-    return segmentation
+    """The Segmentation of the account's findings, of which there must be at least one. Raises MisplacedMask."""
+    series = analysis.series
+    labels = on_source_grid(analysis.localization.labels, series)
+    frames = _frames(labels, analysis.localization.findings)
+    planes = sorted({frame.plane.slice_index for frame in frames})
+    check_places(series, planes)
+    made = derived_image(account, identity, WORD, SegmentationStorage, series_number=series_number, number=1)
+    made.Modality = "SEG"
+    made.SeriesDescription = account.title
+    made.ImageType = ["DERIVED", "PRIMARY"]
+    made.ContentLabel = "FINDINGS"
+    made.ContentDescription = account.title
+    made.ContentCreatorName = None  # type 2: nobody but the software
+    made.FrameOfReferenceUID = series.volume.frame_of_reference_uid
+    made.PositionReferenceIndicator = account.headers[0].get("PositionReferenceIndicator") or None
+    made.SegmentationType = "BINARY"
+    made.SegmentsOverlap = "NO"
+    made.SegmentSequence = Items([describe(one, account, identity) for one in analysis.localization.findings])
+    _say_compression(made, account.headers[0])
+    _add_dimensions(made, identity)
+    made.SharedFunctionalGroupsSequence = Items([_shared(series)])
+    _write_pixels(made, labels, frames)
+    made["ReferencedSeriesSequence"] = raw_sequence("ReferencedSeriesSequence", [_references(series, planes)])
+    made["PerFrameFunctionalGroupsSequence"] = raw_sequence("PerFrameFunctionalGroupsSequence", _groups(series, frames))
+    made.SpecificCharacterSet = account.headers[0].SpecificCharacterSet
+    # tells pydicom that the raw sequences are in the encoding that is written, so that it takes them as they are
+    made.set_original_encoding(False, True, convert_encodings(account.headers[0].SpecificCharacterSet))
+    return made
 
 
 def tracking_uid(identity: Identity, finding: Finding) -> str:
@@ -74,89 +86,8 @@ def tracking_id(model: ModelIdentity, finding: Finding) -> str:
     return f"{model.name} finding {finding.number}"[:64]
 
 
-def check_frames(segmentation: Dataset, labels: NDArray[np.uint16], series: SeriesVolume) -> None:
-    """Raise MisplacedMask unless each frame names the one source image it lies on, and every marked slice is there."""
-    encoded = set()
-    by_source = {_source_key(*series.source_of(index)): index for index in range(len(labels))}
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    for number_of_frame, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence):
-        derivations = frame.get("DerivationImageSequence") or []
-        sources = [source for derivation in derivations for source in derivation.SourceImageSequence]
-        if len(sources) != 1:
-            raise MisplacedMask(f"a frame names {len(sources)} source images")
-        number = sources[0].get("ReferencedFrameNumber")
-        key = (str(sources[0].ReferencedSOPInstanceUID), None if number is None else int(number))
-        index = by_source[key]
-        position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
-        off = float(np.linalg.norm(position - series.volume.affine[:3] @ np.array([index, 0, 0, 1.0])))
-        if off > 2 * tolerance_mm(max(series.volume.spacing)):
-            raise MisplacedMask(f"a frame lies {off:.2f} mm from the slice whose image it names")
-        if segmentation.SegmentationType == "LABELMAP":
-            encoded |= {(index, label) for label in _labels_in_frame(segmentation, number_of_frame)}
-            continue
-        groups = frame if "SegmentIdentificationSequence" in frame else shared
-        encoded.add((index, int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)))
-    marked = {
-        (index, int(label)) for index, plane in enumerate(labels) if plane.any() for label in np.unique(plane[plane > 0])
-    }
-    if encoded != marked:
-        raise MisplacedMask(f"{len(encoded ^ marked)} of {len(marked)} marked slices differ from the encoded frames")
-
-
-def _list_only_sources(segmentation: Dataset) -> None:
-    """Keep in the list of references the images that a frame names (PS3.3 C.12.2); the encoder lists the whole series."""
-    named = {
-        str(source.ReferencedSOPInstanceUID)
-        for frame in segmentation.PerFrameFunctionalGroupsSequence
-        for derivation in frame.get("DerivationImageSequence") or []
-        for source in derivation.SourceImageSequence
-    }
-    for series in segmentation.get("ReferencedSeriesSequence") or []:
-        series.ReferencedInstanceSequence = [
-            item for item in series.ReferencedInstanceSequence if str(item.ReferencedSOPInstanceUID) in named
-        ]
-
-
-def _labels_in_frame(segmentation: Dataset, frame: int) -> set[int]:
-    size = int(segmentation.Rows) * int(segmentation.Columns)
-    stored = np.frombuffer(segmentation.PixelData, np.uint8 if segmentation.BitsAllocated == 8 else np.dtype("<u2"))
-    return {int(label) for label in np.unique(stored[frame * size : (frame + 1) * size]) if label}
-
-
-def _form(account: Account) -> SegmentationTypeValues:
-    return SegmentationTypeValues.LABELMAP if account.output.segmentation == "labelmap" else SegmentationTypeValues.BINARY
-
-
-def _source_key(instance: Dataset, frame: int | None) -> tuple[str, int | None]:
-    return str(instance.SOPInstanceUID), frame
-
-
-def _source_images(account: Account, series: SeriesVolume) -> list[Dataset]:
-    if series.frames:
-        return [placed.analysed_frames_only(account.headers[0], series)]
-    headers = list(account.headers)
-    for header in headers:
-        if not header.get("SliceThickness"):
-            header.SliceThickness = f"{series.volume.spacing_between_slices:.6g}"
-    return headers
-
-
-def _in_source_order(labels: NDArray[np.uint16], series: SeriesVolume) -> NDArray[np.uint16]:
-    """The mask in the order of the source: as it is for single frames, by frame number in a multi-frame image."""
-    mask = labels[np.argsort(series.frames)] if series.frames else labels
-    return mask if mask.max(initial=0) > 255 else mask.astype(np.uint8)
-
-
-def _number_frames_as_in_the_source(segmentation: Dataset, series: SeriesVolume) -> None:
-    """The encoder counted the analysed frames alone; the references count all the source has."""
-    numbers = sorted(series.frames)
-    for frame in segmentation.PerFrameFunctionalGroupsSequence if numbers else ():
-        for derivation in frame.get("DerivationImageSequence") or []:
-            for source in derivation.SourceImageSequence:
-                source.ReferencedFrameNumber = numbers[int(source.ReferencedFrameNumber) - 1]
-
-
-def _describe(finding: Finding, account: Account, identity: Identity) -> SegmentDescription:
+def describe(finding: Finding, account: Account, identity: Identity) -> SegmentDescription:
+    """The segment of a finding."""
     region = codes.REGIONS.get(account.body_part)
     side = f", {finding.hemisphere}" if finding.hemisphere else ""
     return SegmentDescription(
@@ -176,3 +107,136 @@ def _describe(finding: Finding, account: Account, identity: Identity) -> Segment
         anatomic_regions=[region] if region else None,
         display_color=CIELabColor.from_rgb(*colour_of(finding.number)),
     )
+
+
+def check_places(series: SeriesVolume, indices: Sequence[int]) -> None:
+    """Raise MisplacedMask unless the images behind these slices lie where the volume has the slices, each its own."""
+    sources = [series.source_of(index) for index in indices]
+    if len({(str(instance.SOPInstanceUID), frame) for instance, frame in sources}) < len(indices):
+        raise MisplacedMask("two slices name one source image")
+    stated = np.array([placed.position(series, index) for index in indices])
+    expected = series.volume.affine[:3, 3] + np.outer(indices, series.volume.affine[:3, 0])
+    off_mm = np.linalg.norm(stated - expected, axis=1)
+    if off_mm.max() > 2 * tolerance_mm(max(series.volume.spacing)):
+        raise MisplacedMask(f"a frame lies {off_mm.max():.2f} mm from the slice whose image it names")
+
+
+def _frames(labels: NDArray[np.uint16], findings: Sequence[Finding]) -> list[_Frame]:
+    """One frame for each finding and slice that it lies on, ordered by finding and then by slice."""
+    planes = marked_planes(labels)
+    found = [
+        _Frame(int(number), plane, place)
+        for place, plane in enumerate(planes, start=1)
+        for number in np.unique(labels[plane.slice_index, plane.rows, plane.columns])
+        if number
+    ]
+    if {frame.segment for frame in found} != {finding.number for finding in findings}:
+        raise MisplacedMask(f"{len(findings)} findings, and {len({frame.segment for frame in found})} labels in the mask")
+    return sorted(found, key=lambda frame: (frame.segment, frame.place))
+
+
+def _write_pixels(made: Dataset, labels: NDArray[np.uint16], frames: Sequence[_Frame]) -> None:
+    """The frames as one stream of bits, the first pixel in the lowest bit (PS3.5 8.1.1); checked against the mask."""
+    _, rows, columns = labels.shape
+    made.SamplesPerPixel = 1
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.NumberOfFrames = len(frames)
+    made.Rows, made.Columns = rows, columns
+    made.BitsAllocated = made.BitsStored = 1
+    made.HighBit = made.PixelRepresentation = 0
+    bits = _packed(labels, frames) if columns % 8 == 0 else _packed_across_bytes(labels, frames)
+    planes = {frame.plane.slice_index: frame.plane for frame in frames}.values()
+    marked = sum(np.count_nonzero(labels[one.slice_index, one.rows, one.columns]) for one in planes)
+    if int(np.bitwise_count(bits).sum(dtype=np.int64)) != marked:
+        raise MisplacedMask(f"{marked} voxels are marked, another number was encoded")
+    data = bits.tobytes()
+    made.PixelData = data + b"\0" * (len(data) % 2)
+    made["PixelData"].VR = "OB"
+
+
+def _packed(labels: NDArray[np.uint16], frames: Sequence[_Frame]) -> NDArray[np.uint8]:
+    """Where rows are whole bytes only the marked part of each frame is packed."""
+    _, rows, columns = labels.shape
+    bits = np.zeros((len(frames), rows, columns // 8), dtype=np.uint8)
+    for number, (segment, plane, _) in enumerate(frames):
+        first, last = plane.columns.start // 8, -(-plane.columns.stop // 8)
+        mask = labels[plane.slice_index, plane.rows, first * 8 : last * 8] == segment
+        bits[number, plane.rows, first:last] = np.packbits(mask, axis=1, bitorder="little")
+    return bits
+
+
+def _packed_across_bytes(labels: NDArray[np.uint16], frames: Sequence[_Frame]) -> NDArray[np.uint8]:
+    mask = np.stack([labels[plane.slice_index] == segment for segment, plane, _ in frames])
+    return np.packbits(mask.reshape(-1), bitorder="little")
+
+
+def _groups(series: SeriesVolume, frames: Sequence[_Frame]) -> list[bytes]:
+    """The functional groups of each frame (PS3.3 A.51.5): its segment, its place, and the image it was made from."""
+    source = {index: _source_image(series, index) for index in {frame.plane.slice_index for frame in frames}}
+    derivation = sequence("DerivationCodeSequence", coded(codes.SEGMENTATION))
+    return [
+        sequence("DerivationImageSequence", sequence("SourceImageSequence", source[plane.slice_index]) + derivation)
+        + sequence("FrameContentSequence", element("DimensionIndexValues", struct.pack("<II", segment, place)))
+        + sequence("PlanePositionSequence", element("ImagePositionPatient", "\\".join(placed.stated(series, plane.slice_index))))
+        + sequence("SegmentIdentificationSequence", element("ReferencedSegmentNumber", struct.pack("<H", segment)))
+        for segment, plane, place in frames
+    ]
+
+
+def _source_image(series: SeriesVolume, index: int) -> bytes:
+    instance, frame = series.source_of(index)
+    return (
+        _reference(instance)
+        + (b"" if frame is None else element("ReferencedFrameNumber", str(frame)))
+        + element("SpatialLocationsPreserved", "YES")
+        + sequence("PurposeOfReferenceCodeSequence", coded(codes.SOURCE_IMAGE))
+    )
+
+
+def _references(series: SeriesVolume, indices: Sequence[int]) -> bytes:
+    """The images that frames name (PS3.3 C.12.2), each once."""
+    instances = {str(instance.SOPInstanceUID): instance for instance, _ in map(series.source_of, indices)}
+    references = [_reference(instance) for instance in instances.values()]
+    return element("ReferencedInstanceSequence", items(references)) + element(
+        "SeriesInstanceUID", str(series.source[0].SeriesInstanceUID)
+    )
+
+
+def _reference(instance: Dataset) -> bytes:
+    return element("ReferencedSOPClassUID", str(instance.SOPClassUID)) + element(
+        "ReferencedSOPInstanceUID", str(instance.SOPInstanceUID)
+    )
+
+
+def _shared(series: SeriesVolume) -> Dataset:
+    measures, direction, shared = Dataset(), Dataset(), Dataset()
+    measures.SliceThickness = placed.decimals(np.array([placed.thickness_mm(series)]))[0]
+    measures.SpacingBetweenSlices = placed.decimals(np.array([series.volume.spacing_between_slices]))[0]
+    measures.PixelSpacing = placed.decimals(np.array(series.volume.pixel_spacing))
+    direction.ImageOrientationPatient = placed.decimals(placed.orientation(series))
+    shared.PixelMeasuresSequence = Items([measures])
+    shared.PlaneOrientationSequence = Items([direction])
+    return shared
+
+
+def _add_dimensions(made: Dataset, identity: Identity) -> None:
+    organization = Dataset()
+    organization.DimensionOrganizationUID = identity.uid(WORD, "dimensions")
+    made.DimensionOrganizationSequence = Items([organization])
+    indices = []
+    for keyword, group in DIMENSIONS:
+        index = Dataset()
+        index.DimensionOrganizationUID = organization.DimensionOrganizationUID
+        index.DimensionIndexPointer, index.FunctionalGroupPointer = placed.tag(keyword), placed.tag(group)
+        index.DimensionDescriptionLabel = keyword
+        indices.append(index)
+    made.DimensionIndexSequence = Items(indices)
+
+
+def _say_compression(made: Dataset, header: Dataset) -> None:
+    """A mask drawn on images that lost detail says so too (PS3.3 C.7.6.1.1.5)."""
+    lossy = header.get("LossyImageCompression") == "01"
+    made.LossyImageCompression = "01" if lossy else "00"
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod") if lossy else ():
+        if header.get(keyword):
+            setattr(made, keyword, header[keyword].value)

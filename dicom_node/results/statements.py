@@ -47,7 +47,7 @@ def statements(account: Account) -> list[Statement]:
     if account.predecessors:
         count = len(account.predecessors)
         earlier = "an earlier report" if count == 1 else f"{count} earlier reports"
-        said.append(Statement(codes.SUPERSEDES, f"This report supersedes {earlier} on the study."))
+        said.append(Statement(codes.SUPERSEDES, f"Revision {account.revision} of the study: this report supersedes {earlier}."))
     return said
 
 

@@ -28,6 +28,7 @@ from dicom_node.web.doorkeeper import Doorkeeper, add_security_headers
 from dicom_node.web.forms import FormError
 from dicom_node.web.health import readiness
 from dicom_node.web.pages import Pages
+from dicom_node.web.stow import StowDoor
 from dicom_node.web.templating import STYLE, message
 from storage.database import Database, DatabaseBusy
 from storage.spool import Spool
@@ -73,7 +74,10 @@ def create_app(settings: Settings, database: Database, spool: Spool, token: str)
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Doorkeeper, web=settings.web, database=database, token=token, speak=message)],
+        middleware=[
+            Middleware(StowDoor, settings=settings, database=database, spool=spool),
+            Middleware(Doorkeeper, web=settings.web, database=database, token=token, speak=message),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             FormError: _form_error,

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.catalog import installed_model
+from dicom_node.certificates import Expiry, NoCertificate, configured_files, first_expiry
+from dicom_node.expiry import sentence
 from dicom_node.settings import Model, Settings
 from inference.card import BundleError
 from storage.database import Database, DatabaseBusy
@@ -50,6 +54,7 @@ def readiness(settings: Settings, database: Database, spool: Spool) -> Readiness
     """Check database, spool and every configured model; nothing stays of the trial file."""
     checks = [_check_database(database), _check_spool(spool)]
     checks += [_check_model(model) for model in settings.models]
+    checks += [_check_certificate(key, path) for key, path in configured_files(settings).items()]
     return Readiness(tuple(checks))
 
 
@@ -81,6 +86,15 @@ def _check_model(model: Model) -> Check:
     except BundleError as error:
         return Check(name, False, str(error))
     return Check(name, True, f"version {installed.card.version}, card {installed.digest[:12]}")
+
+
+def _check_certificate(key: str, path: Path) -> Check:
+    try:
+        expiry = Expiry(key, first_expiry(path))
+    except NoCertificate as error:
+        return Check(key, False, str(error))
+    now = datetime.now(UTC)
+    return Check(key, expiry.days_left(now) > 0, sentence(expiry, now))
 
 
 def _without_path(error: Exception) -> str:

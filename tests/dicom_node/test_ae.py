@@ -8,12 +8,6 @@ from pydicom.uid import UID
 from pynetdicom import AllStoragePresentationContexts
 
 from dicom_node import ae
-from dicom_node.settings import Peer
-
-PEERS = (
-    Peer(ae_title="MODALITY", addresses=("10.1.2.0/24",)),
-    Peer(ae_title="PACS", addresses=("192.168.1.5", "fd00::/8")),
-)
 
 
 @pytest.mark.feature("R1")
@@ -42,27 +36,6 @@ def test_only_proposed_classes_become_contexts() -> None:
     found = ae.Acceptance.installed().contexts(["1.2.840.10008.5.1.4.1.1.4", "1.2.3", "1.2.840.10008.5.1.4.31"])
 
     assert [str(one.abstract_syntax) for one in found] == ["1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.4"]
-
-
-@pytest.mark.feature("R2")
-@pytest.mark.parametrize(
-    ("title", "address", "may"),
-    [
-        ("MODALITY", "10.1.2.77", True),
-        (" MODALITY ", "10.1.2.77", True),
-        ("MODALITY", "::ffff:10.1.2.77", True),
-        ("MODALITY", "10.1.3.77", False),
-        ("MODALITY", "192.168.1.5", False),
-        ("modality", "10.1.2.77", False),
-        ("PACS", "192.168.1.5", True),
-        ("PACS", "fd00::1", True),
-        ("PACS", "no address", False),
-        ("", "10.1.2.77", False),
-    ],
-)
-def test_title_and_address_must_both_be_known(title: str, address: str, may: bool) -> None:
-    assert ae.may_send(PEERS, title, address) is may
-    assert not ae.may_send((), title, address)
 
 
 def test_implementation_is_named_as_the_standard_wants() -> None:

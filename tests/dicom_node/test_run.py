@@ -113,6 +113,37 @@ def _marked_by_source(segmentation: Dataset) -> dict[int, np.ndarray]:
     return marked
 
 
+@pytest.mark.feature("D4")
+def test_a_dynamic_series_is_analysed_at_its_first_time_and_says_so(study: Study, outcome: RunOutcome, tmp_path: Path) -> None:
+    def at_time(time: int) -> Callable[[Dataset, int], None]:
+        def edit(dataset: Dataset, index: int) -> None:
+            dataset.TemporalPositionIdentifier = time
+            dataset.InstanceNumber += 100 * (time - 1)
+            dataset.SOPInstanceUID = f"{dataset.SeriesInstanceUID}.{dataset.InstanceNumber}"
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+
+        return edit
+
+    darker = replace(study.head, image=study.head.image * np.float32(0.8))
+    files = [
+        *write(plan_of(darker, at_time(2)), tmp_path / "late"),
+        *write(plan_of(study.head, at_time(1)), tmp_path / "early"),
+    ]
+
+    dynamic = run(replace(study.request, analysed=(series_input(files),)))
+
+    segmentation, report = (dcmread(BytesIO(one.data)) for one in dynamic.objects)
+    first_alone = dcmread(BytesIO(outcome.objects[0].data))
+    assert segmentation.PixelData == first_alone.PixelData
+    sources = [list(one.PerFrameFunctionalGroupsSequence) for one in (segmentation, first_alone)]
+    assert [_source(frame) for frame in sources[0]] == [_source(frame) for frame in sources[1]]
+    assert any("2 time points; the first whole one" in item.TextValue for item in items(report, codes.INPUT_QUALITY))
+
+
+def _source(frame: Dataset) -> str:
+    return str(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID)
+
+
 @pytest.mark.feature("E8")
 @pytest.mark.peer
 def test_the_objects_of_a_real_run_are_valid(outcome: RunOutcome, tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def test_a_pacs_of_implicit_little_endian_gets_the_same_values(pacs: SimulatedPa
         (0x0111, Meaning.STORED_WITH_WARNING), (0xA700, Meaning.TRY_AGAIN), (0xA7FF, Meaning.TRY_AGAIN),
         (0x0110, Meaning.TRY_AGAIN), (0x0124, Meaning.TRY_AGAIN), (0x0213, Meaning.TRY_AGAIN),
         (0xA900, Meaning.REFUSED), (0xC000, Meaning.REFUSED), (0xCFFF, Meaning.REFUSED), (0x0122, Meaning.REFUSED),
-        (0x0117, Meaning.REFUSED), (0xFE00, Meaning.TRY_AGAIN),
+        (0x0117, Meaning.REFUSED), (0xFE00, Meaning.TRY_AGAIN), (0x0210, Meaning.TRY_AGAIN),
+        (0x0106, Meaning.REFUSED), (0x0115, Meaning.REFUSED), (0x0119, Meaning.REFUSED), (0x0120, Meaning.REFUSED),
+        (0x0121, Meaning.REFUSED),
     ],
 )  # fmt: skip
 def test_meaning_of_each_status(pacs: SimulatedPacs, items: list[scu.FileToSend], status: int, meaning: Meaning) -> None:

@@ -38,8 +38,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     account = account_of(series, found, output=OutputOptions(objects=tuple(KIND_OF_OBJECT)))
     named = {f"image-{number}.dcm": file.read_bytes() for number, file in enumerate(files)}
     for number, one in enumerate(encode(account, identity_of(account))):
-        named.setdefault(f"{one.kind}.dcm", one.data)
-        named[f"{one.kind}.dcm" if one.kind != "CAPTURE" else f"CAPTURE-{number}.dcm"] = one.data
+        name = f"{one.kind}.dcm"
+        named[name if name not in named else f"{one.kind}-{number}.dcm"] = one.data
     return named
 
 
@@ -47,7 +47,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def folder(whole: dict[str, bytes], tmp_path: Path) -> Path:
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
-    (tmp_path / "CAPTURE.dcm").unlink()
     return tmp_path
 
 

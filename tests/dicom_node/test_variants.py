@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tests.dicom_node.results.builders import (
     save,
     two_masks,
 )
+from tests.dicom_node.results.tools import complaints as by_validator
 
 PLAN = SeriesPlan(shape=(8, 48, 40))
 FLAIR_MS = (70.0, 180.0)
@@ -92,13 +94,83 @@ def test_an_echo_time_that_varies_from_slice_to_slice_is_no_second_echo(tmp_path
     assert series.notes == ()
 
 
-def test_two_times_at_one_place_are_refused_as_duplicates(tmp_path: Path) -> None:
-    files = save([*variant(1, 1, TemporalPositionIdentifier=1), *variant(101, 2, TemporalPositionIdentifier=2)], tmp_path)
+TIMES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "temporal positions": ({"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}),
+    "acquisitions": ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}),
+    "trigger times": ({"TriggerTime": "0"}, {"TriggerTime": "812.5"}),
+    "acquisition times": ({"AcquisitionTime": "101500"}, {"AcquisitionTime": "101530.25"}),
+}
+
+
+@pytest.mark.feature("D4")
+@pytest.mark.parametrize(("early", "late"), list(TIMES.values()), ids=list(TIMES))
+def test_the_first_whole_time_point_is_taken_and_said(
+    early: dict[str, object], late: dict[str, object], tmp_path: Path
+) -> None:
+    files = save([*variant(101, 2, **late), *variant(1, 1, **early)], tmp_path)
+
+    series = read_series(files)
+
+    assert np.array_equal(series.volume.array, expected(1))
+    assert series.notes == ("The series holds 2 time points; the first whole one, of 8 images, was used.",)
+
+
+def test_a_time_point_that_was_cut_short_is_not_the_one(tmp_path: Path) -> None:
+    times = [variant(1 + 100 * time, time, TemporalPositionIdentifier=time) for time in range(1, 4)]
+
+    series = read_series(save([*times[0][:5], *times[1], *times[2]], tmp_path))
+
+    assert np.array_equal(series.volume.array, expected(2))
+
+
+def test_one_slice_taken_again_is_refused_as_a_duplicate(tmp_path: Path) -> None:
+    files = save([*variant(1, 1, AcquisitionNumber=1), variant(101, 2, AcquisitionNumber=2)[3]], tmp_path)
 
     with pytest.raises(UnsuitableSeries) as caught:
         read_series(files)
 
     assert caught.value.code == Unsuitable.DUPLICATE_POSITION
+
+
+def standard_b(dataset: Dataset, b: float) -> None:
+    dataset.DiffusionBValue = b
+
+
+def siemens_b(dataset: Dataset, b: float) -> None:
+    dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", int(b))
+
+
+def ge_b(dataset: Dataset, b: float) -> None:
+    dataset.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [1_000_000_000 + int(b), 8, 0, 0])
+
+
+def philips_b(dataset: Dataset, b: float) -> None:
+    dataset.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", b)
+
+
+@pytest.mark.feature("D4")
+@pytest.mark.parametrize("write_b", [standard_b, siemens_b, ge_b, philips_b])
+def test_several_diffusion_weightings_are_refused_with_their_b_values(
+    write_b: Callable[[Dataset, float], None], tmp_path: Path
+) -> None:
+    made = [*variant(1, 1), *variant(101, 2)]
+    for number, one in enumerate(made):
+        write_b(one, 0.0 if number < 8 else 1000.0)
+
+    with pytest.raises(UnsuitableSeries, match="b 0, 1000 s/mm2") as caught:
+        read_series(save(made, tmp_path))
+
+    assert caught.value.code == Unsuitable.SEVERAL_B_VALUES
+
+
+@pytest.mark.feature("D4")
+def test_the_largest_of_several_stacks_of_single_images_is_taken(tmp_path: Path) -> None:
+    files = save([*variant(1, 1, StackID="1")[:3], *variant(101, 2, StackID="2")], tmp_path)
+
+    series = read_series(files)
+
+    assert np.array_equal(series.volume.array, expected(2))
+    assert series.notes == ("The series holds 2 stacks; the largest, of 8 frames, was used.",)
 
 
 # ------------------------------------------------------------------------------------------ enhanced images
@@ -190,11 +262,19 @@ def _ct() -> list[FileDataset]:
 
 
 @pytest.mark.feature("E1")
-@pytest.mark.parametrize("kind", ["enhanced MR", "enhanced CT", "legacy-converted CT", "classic CT"])
+@pytest.mark.parametrize(
+    "kind", ["enhanced MR", "enhanced MR, two times", "enhanced CT", "legacy-converted CT", "classic CT", "dynamic"]
+)
 def test_every_object_of_an_enhanced_series_refers_to_its_frames(kind: str, tmp_path: Path) -> None:
     images: list[FileDataset]
     if kind == "enhanced MR":
         images = [enhanced([(variant(1, 1), "1", 20.0), (variant(101, 2), "1", 100.0)])]
+    elif kind == "enhanced MR, two times":
+        images = [enhanced([(variant(1, 1), "1", None), (variant(101, 2), "1", None)])]
+        for number, frame in enumerate(images[0].PerFrameFunctionalGroupsSequence):
+            frame.FrameContentSequence[0].TemporalPositionIndex = 1 + number // 8
+    elif kind == "dynamic":
+        images = [*variant(1, 1, TemporalPositionIdentifier=1), *variant(101, 2, TemporalPositionIdentifier=2)]
     elif kind == "enhanced CT":
         images = [enhanced([(_ct(), "1", None)], EnhancedCTImageStorage)]
     elif kind == "legacy-converted CT":
@@ -211,8 +291,10 @@ def test_every_object_of_an_enhanced_series_refers_to_its_frames(kind: str, tmp_
         paths.append(tmp_path / f"{one.kind}-{number}.dcm")
         paths[-1].write_bytes(one.data)
 
-    complaints, _ = validate([*files, *paths])
+    found_wrong, _ = validate([*files, *paths])
     ours = {str(path) for path in paths}
-    assert [one for one in complaints if one.severity == "error" and one.file in ours] == []
+    assert by_validator(paths[0]) == []
+    assert len(series.volume.array) == 8
+    assert [one for one in found_wrong if one.severity == "error" and one.file in ours] == []
     if "CT" in kind:
         assert series.volume.array.min() < -900

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.acceptance.test_kill import Fire, kill_and_look, node, pacs
@@ -18,4 +20,9 @@ TWO_HUNDRED_KILLS = Fire(receiving=130, analysing=50, delivering=20, images=1000
 @pytest.mark.peer
 @pytest.mark.timeout(7200)
 def test_two_hundred_kills_lose_nothing_and_deliver_exactly_one_result_set(node: Node, pacs: Orthanc) -> None:
+    began = time.monotonic()
+
     kill_and_look(node, pacs, TWO_HUNDRED_KILLS)
+
+    minutes = (time.monotonic() - began) / 60
+    print(f"\n200 kills during a study of {TWO_HUNDRED_KILLS.images} images: 0 lost, 0 doubled, in {minutes:.0f} minutes")

@@ -1,33 +1,39 @@
-"""Series with two known findings, the results that Fovea encodes for them, and results spoilt on purpose.
+"""Series with two known findings and the results that Fovea encodes for them; what is spoilt on purpose is in spoilt.py.
 
-A finding is an ellipsoid in patient coordinates; where it lies in each image is worked out here from that image's header
-alone, so that neither the product's reader nor its encoder has a part in the expected masks. The images show the findings
-brighter, so that a person who looks at the screenshots sees whether the overlay lies on them.
+A finding is an ellipsoid in patient coordinates, the score a function of them; where they lie in each image is worked out
+here from that image's header alone, so that neither the product's reader nor its encoder has a part in what is expected.
+The images show the findings brighter, so that a person who looks at the screenshots sees whether the overlay lies on them.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
-from dicom_node.outcome import ResultObject
+from dicom_node.outcome import KIND_OF_OBJECT, Outcome, OutputOptions, Reason
+from dicom_node.results.account import Account
 from dicom_node.results.encode import encode
 from dicom_node.results.identity import identity_of
-from dicom_node.series import read_series
+from dicom_node.series import SeriesVolume, read_series
+from inference.types import Localization
 from tests import studies
 from tests.dicom_node.results.builders import account_of, localization_of
+from tests.dicom_node.test_variants import enhanced
 
 Point = tuple[float, float, float]
+Results = dict[str, tuple[Dataset, ...]]
+"""Result objects by kind, as rows and the web page name them: SEG, SR, MAP, HEALTHY, CAPTURE, GSPS, PDF."""
 Masks = dict[str, NDArray[np.uint8]]
-"""By SOP Instance UID the label of each pixel, labels[row, column]: 0, or the number of the finding."""
+"""By the name of an image, `<SOP Instance UID>/frames/<number>`, its findings: labels[row, column], 0 or the finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ FINDINGS = (Ellipsoid((42.0, -22.0, 26.0), (16.0, 24.0, 14.0)), Ellipsoid((-36.0
 """The larger one on the patient's left (x > 0), in front and high, the other on the right, behind and low."""
 LEFT_SIDED, RIGHT_SIDED = 1, 2
 BRIGHTER_BY = 160
+ORDINARY_SCORE, PEAKS = 0.2, (5.6, 4.4)
+"""What the score is far from the findings, and by how much it is higher in the middle of each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,28 +62,50 @@ class Case:
     """One series, in the archive's order, and what a viewer must show over it."""
 
     name: str
-    images: tuple[Dataset, ...]
+    stored: tuple[Dataset, ...]
+    """The instances of the series: single images, or one with many frames."""
+    planes: dict[str, Dataset]
+    """By its name each image with its place: the single images, or what the frames were made of."""
     truth: Masks
-    segmentation: Dataset
-    report: Dataset
+    results: Results
 
     @property
     def study_instance_uid(self) -> str:
         """Of everything in the case."""
-        return str(self.images[0].StudyInstanceUID)
+        return str(self.stored[0].StudyInstanceUID)
 
     @property
     def series_instance_uid(self) -> str:
         """Of the images."""
-        return str(self.images[0].SeriesInstanceUID)
+        return str(self.stored[0].SeriesInstanceUID)
 
-    def image(self, sop_instance_uid: str) -> Dataset:
-        """The image with that UID."""
-        return next(one for one in self.images if one.SOPInstanceUID == sop_instance_uid)
+    @property
+    def segmentation(self) -> Dataset:
+        """The findings' masks."""
+        return self.results["SEG"][0]
+
+    @property
+    def report(self) -> Dataset:
+        """The structured report."""
+        return self.results["SR"][0]
+
+    @property
+    def score_map(self) -> Dataset:
+        """The parametric map of the score."""
+        return self.results["MAP"][0]
 
     def fullest(self, finding: int) -> str:
-        """The SOP Instance UID of the image on which the finding has most pixels."""
-        return max(self.truth, key=lambda uid: int(np.count_nonzero(self.truth[uid] == finding)))
+        """The name of the image on which the finding has most pixels."""
+        return max(self.truth, key=lambda name: int(np.count_nonzero(self.truth[name] == finding)))
+
+
+def score_at(points_lps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The departure score at points_lps[..., 3]: high in the findings, without symmetry."""
+    score = np.full(points_lps.shape[:-1], ORDINARY_SCORE)
+    for finding, peak in zip(FINDINGS, PEAKS, strict=True):
+        distance = (points_lps - np.array(finding.centre_lps)) / np.array(finding.semi_axes_mm)
+        score += peak * np.exp(-(distance**2).sum(axis=-1))
+    return score
 
 
 def world(image: Dataset, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,11 +146,24 @@ def oblong() -> list[Dataset]:
     return studies.series(replace(_plan("oblong", studies.CORONAL), slices=30, pixel_spacing_mm=(2.0, 1.7)))
 
 
+def frames() -> list[Dataset]:
+    """Oblique images to be the frames of one enhanced image."""
+    return studies.series(_plan("frames", studies.OBLIQUE))
+
+
 SERIES: dict[str, Callable[[], list[Dataset]]] = {
-    "oblique": oblique, "sagittal": sagittal, "reversed": reversed_order, "oblong": oblong,
+    "oblique": oblique, "sagittal": sagittal, "reversed": reversed_order, "oblong": oblong, "frames": frames,
 }  # fmt: skip
-SQUARE = ("oblique", "sagittal", "reversed")
+MULTI_FRAME = ("frames",)
+"""The series that is one enhanced image."""
+SQUARE = ("oblique", "sagittal", "reversed", "frames")
 """The series with square pixels."""
+WITHOUT_FINDINGS = {
+    "negative": (Outcome.NO_FINDING, None),
+    "refused": (Outcome.REFUSED, Reason("contrast", "T1 weighted, the model is for FLAIR")),
+    "failed": (Outcome.FAILED, Reason("memory", "the analysis took more than 4096 MB")),
+}
+EVERYTHING = OutputOptions(objects=tuple(KIND_OF_OBJECT))
 
 
 def _plan(name: str, orientation: tuple[float, ...]) -> studies.Plan:
@@ -137,99 +180,75 @@ def _plan(name: str, orientation: tuple[float, ...]) -> studies.Plan:
 
 
 def build(name: str, folder: Path) -> Case:
-    """The case: images written and read as files, findings handed to the product's own encoder."""
+    """The case: images written and read as files, findings and score handed to the product's own encoder."""
     images = SERIES[name]()
-    truth = {str(image.SOPInstanceUID): labels_of(image) for image in images}
-    for image in images:
-        _brighten(image, truth[str(image.SOPInstanceUID)] > 0)
+    truth = [labels_of(image) for image in images]
+    for image, labels in zip(images, truth, strict=True):
+        _brighten(image, labels > 0)
+    stored = [_one_enhanced(images)] if name in MULTI_FRAME else images
+    names = [_name(stored[0], number) if name in MULTI_FRAME else _name(one, 1) for number, one in enumerate(images, 1)]
+    series = read_series(studies.save(stored, folder))
+    found = _localization(series)
+    results = _encoded(series, found, EVERYTHING)
+    return Case(name, tuple(stored), dict(zip(names, images, strict=True)), dict(zip(names, truth, strict=True)), results)
+
+
+def without_findings(name: str, folder: Path) -> Case:
+    """An oblique series in which nothing was found, or that was not analysed."""
+    outcome, reason = WITHOUT_FINDINGS[name]
+    images = studies.series(_plan(name, studies.OBLIQUE))
     series = read_series(studies.save(images, folder))
-    grid = np.moveaxis(np.indices(series.volume.spatial_shape, dtype=np.float64), 0, -1)
-    points = grid @ series.volume.affine[:3, :3].T + series.volume.affine[:3, 3]
-    account = account_of(series, localization_of(series.volume, [finding.holds(points) for finding in FINDINGS]))
-    segmentation, report = encode(account, identity_of(account))
-    return Case(name, tuple(images), truth, _decoded(segmentation), _decoded(report))
+    found = localization_of(series.volume, []) if outcome is Outcome.NO_FINDING else None
+    account = account_of(series, found, output=EVERYTHING, reason=reason, outcome=outcome)
+    return Case(name, tuple(images), {_name(one, 1): one for one in images}, {}, _by_kind(account))
+
+
+def other_map(name: str, folder: Path, output: OutputOptions) -> Dataset:
+    """The score of the case as a map in another form, a series of its own."""
+    images = SERIES[name]()
+    for image in images:
+        _brighten(image, labels_of(image) > 0)
+    series = read_series(studies.save(images, folder))
+    (made,) = _encoded(series, _localization(series), output)["MAP"]
+    return made
+
+
+def _name(image: Dataset, frame: int) -> str:
+    return f"{image.SOPInstanceUID}/frames/{frame}"
+
+
+def _one_enhanced(images: list[Dataset]) -> Dataset:
+    """The images as the frames of one Enhanced MR Image."""
+    made = enhanced([(cast("list[FileDataset]", images), "1", None)])
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["enhanced"])
+    return made
+
+
+def _localization(series: SeriesVolume) -> Localization:
+    """What a model would have found: the ellipsoids, the score, an estimate of nine tenths of the images."""
+    volume = series.volume
+    grid = np.moveaxis(np.indices(volume.spatial_shape, dtype=np.float64), 0, -1)
+    points = grid @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    return localization_of(
+        volume,
+        [finding.holds(points) for finding in FINDINGS],
+        score=volume.with_array(score_at(points).astype(np.float32)),
+        pseudo_healthy=volume.with_array((volume.array * 0.9).astype(np.float32)),
+    )
+
+
+def _encoded(series: SeriesVolume, found: Localization, output: OutputOptions) -> Results:
+    return _by_kind(account_of(series, found, output=output))
+
+
+def _by_kind(account: Account) -> Results:
+    found: Results = {}
+    for one in encode(account, identity_of(account)):
+        found[one.kind] = (*found.get(one.kind, ()), dcmread(io.BytesIO(one.data)))
+    return found
 
 
 def _brighten(image: Dataset, where: NDArray[np.bool_]) -> None:
     pixels = np.frombuffer(image.PixelData, "<u2").reshape(image.Rows, image.Columns)
     image.PixelData = (pixels + BRIGHTER_BY * where.astype(np.uint16)).astype("<u2").tobytes()
     image["PixelData"].VR = "OW"
-
-
-def _decoded(result: ResultObject) -> Dataset:
-    return dcmread(io.BytesIO(result.data))
-
-
-# ------------------------------------------------------------------------------------------------ spoilt on purpose
-
-
-def mirrored(case: Case) -> Dataset:
-    """The segmentation with every frame's columns reversed: left and right exchanged."""
-    spoilt = _copy(case, "mirrored")
-    size = int(spoilt.NumberOfFrames) * spoilt.Rows * spoilt.Columns
-    bits = np.unpackbits(np.frombuffer(spoilt.PixelData, np.uint8), bitorder="little")[:size]
-    frames = bits.reshape(-1, spoilt.Rows, spoilt.Columns)[:, :, ::-1]
-    packed = np.packbits(np.ascontiguousarray(frames).ravel(), bitorder="little").tobytes()
-    spoilt.PixelData = packed + b"\0" * (len(packed) % 2)
-    return spoilt
-
-
-def turned_over(case: Case) -> Dataset:
-    """The segmentation with each frame on the image that lies as far from the other end of the series."""
-    spoilt = _copy(case, "turned over")
-    along = sorted(case.images, key=lambda image: float(image.ImagePositionPatient[2]))
-    opposite = dict(zip([str(one.SOPInstanceUID) for one in along], along[::-1], strict=True))
-    for frame in spoilt.PerFrameFunctionalGroupsSequence:
-        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
-        image = opposite[str(source.ReferencedSOPInstanceUID)]
-        source.ReferencedSOPInstanceUID = image.SOPInstanceUID
-        frame.PlanePositionSequence[0].ImagePositionPatient = list(image.ImagePositionPatient)
-    return spoilt
-
-
-def exchanged(case: Case) -> Dataset:
-    """The segmentation with the frames of the two segments given to each other."""
-    spoilt = _copy(case, "exchanged")
-    for frame in spoilt.PerFrameFunctionalGroupsSequence:
-        (segment,) = frame.SegmentIdentificationSequence
-        segment.ReferencedSegmentNumber = len(FINDINGS) + 1 - segment.ReferencedSegmentNumber
-        content = frame.FrameContentSequence[0]
-        content.DimensionIndexValues = [segment.ReferencedSegmentNumber, *content.DimensionIndexValues[1:]]
-    return spoilt
-
-
-def recoloured(case: Case) -> Dataset:
-    """The segmentation with the recommended colours of the two segments exchanged; masks and places are right."""
-    spoilt = _copy(case, "recoloured")
-    first, second = spoilt.SegmentSequence
-    swapped = second.RecommendedDisplayCIELabValue, first.RecommendedDisplayCIELabValue
-    first.RecommendedDisplayCIELabValue, second.RecommendedDisplayCIELabValue = swapped
-    return spoilt
-
-
-CONTROLS: dict[str, Callable[[Case], Dataset]] = {
-    "mirrored": mirrored, "turned over": turned_over, "exchanged": exchanged, "recoloured": recoloured,
-}  # fmt: skip
-
-
-def _copy(case: Case, name: str) -> Dataset:
-    spoilt = deepcopy(case.segmentation)
-    spoilt.SOPInstanceUID = generate_uid(entropy_srcs=[case.name, name, "instance"])
-    spoilt.file_meta.MediaStorageSOPInstanceUID = spoilt.SOPInstanceUID
-    spoilt.SeriesInstanceUID = generate_uid(entropy_srcs=[case.name, name, "series"])
-    spoilt.SeriesDescription = f"Control {name}"
-    return spoilt
-
-
-def misdrawn(case: Case) -> Dataset:
-    """The report with every outline mirrored within its image."""
-    spoilt = deepcopy(case.report)
-    spoilt.SOPInstanceUID = generate_uid(entropy_srcs=[case.name, "misdrawn", "instance"])
-    spoilt.file_meta.MediaStorageSOPInstanceUID = spoilt.SOPInstanceUID
-    spoilt.SeriesInstanceUID = generate_uid(entropy_srcs=[case.name, "misdrawn", "series"])
-    spoilt.SeriesDescription = "Control misdrawn"
-    width = float(case.images[0].Columns)
-    for item in spoilt.iterall():
-        if item.keyword == "GraphicData":
-            item.value = [width - value if index % 2 == 0 else value for index, value in enumerate(item.value)]
-    return spoilt

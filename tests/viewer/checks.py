@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dicom_node.results.colours import colour_of
-from tests.viewer.cases import FINDINGS, Case, world
+from tests.viewer.cases import FINDINGS, Case, score_at, world
 
 COLOURED = 25
 """Difference between the largest and smallest of R, G and B from which a pixel counts as coloured; images are grey."""
@@ -23,6 +23,12 @@ MINIMUM_INSIDE, MAXIMUM_OUTSIDE = 0.95, 0.005
 HUE_TOLERANCE_DEG = 8.0
 COLOUR_TOLERANCE = 8
 """Levels of 255, for the way to CIELab in 16 bits and back."""
+VALUE_TOLERANCE = 1e-4
+"""Of the score; floats hold it to 4e-7."""
+HIGH_SCORE, LOW_SCORE = 3.0, 0.4
+"""From where on a map must be coloured in a viewer, and up to where it must not."""
+COLOURED_BY_MAP = 50
+"""As COLOURED, for maps: a score of 0.4 tints by about 33, one of 3 by more than 100."""
 
 
 class Fault(StrEnum):
@@ -34,6 +40,7 @@ class Fault(StrEnum):
     HUE = "another finding's hue where the finding lies"
     COLOUR = "the viewer has taken another colour than the recommended one"
     SIDE = "the left-sided finding is not shown on the patient's left"
+    VALUES = "a value at a point of the patient differs"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,8 +54,8 @@ class Samples:
 def faults_of_counts(case: Case, counts: dict[str, dict[int, int]]) -> set[Fault]:
     """Compare voxels per image and segment with the truth."""
     expected = {
-        uid: {int(segment): int(np.count_nonzero(labels == segment)) for segment in np.unique(labels) if segment}
-        for uid, labels in case.truth.items()
+        name: {int(segment): int(np.count_nonzero(labels == segment)) for segment in np.unique(labels) if segment}
+        for name, labels in case.truth.items()
         if labels.any()
     }
     return set() if counts == expected else {Fault.COUNTS}
@@ -80,6 +87,21 @@ def faults_of_side(centre_lps: NDArray[np.float64] | None) -> set[Fault]:
     return set() if centre_lps is not None and centre_lps[0] > 0 else {Fault.SIDE}
 
 
+def faults_of_values(points_lps: NDArray[np.float64], values: NDArray[np.float64]) -> set[Fault]:
+    """Compare a map's values[n] at points_lps[n, 3] with the score there."""
+    return set() if np.allclose(values, score_at(points_lps), rtol=0, atol=VALUE_TOLERANCE) else {Fault.VALUES}
+
+
+def faults_of_map(samples: Samples) -> set[Fault]:
+    """Judge whether a map's colours lie where the score is high and nowhere else."""
+    faults = set()
+    if np.mean(chroma(samples.inside) > COLOURED_BY_MAP) < MINIMUM_INSIDE:
+        faults.add(Fault.MISSING)
+    if np.mean(chroma(samples.outside) > COLOURED_BY_MAP) > MAXIMUM_OUTSIDE:
+        faults.add(Fault.ELSEWHERE)
+    return faults
+
+
 def chroma(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Zero for grey, up to 255 for pure colours; for colours[..., RGB]."""
     return np.asarray(colours.max(axis=-1).astype(np.int64) - colours.min(axis=-1))
@@ -99,23 +121,31 @@ def hue_deg(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array(hues, dtype=np.float64).reshape(colours.shape[:-1])
 
 
-def points_inside(case: Case, sop_instance_uid: str, finding: int) -> NDArray[np.float64]:
+def points_scoring(case: Case, image: str, low: float, high: float, count: int = 300) -> NDArray[np.float64]:
+    """Pixel centres of that image whose score lies in that range, points_lps[up to count, 3], the same ones each time."""
+    every = _centres(case, image, np.ones_like(case.truth[image], dtype=bool))
+    score = score_at(every)
+    wanted = every[(score >= low) & (score <= high)]
+    return wanted[np.random.default_rng(0).permutation(len(wanted))[:count]]
+
+
+def points_inside(case: Case, image: str, finding: int) -> NDArray[np.float64]:
     """Points of the finding in that image that lie at least a pixel from its border, points_lps[n, 3]."""
-    core = ndimage.binary_erosion(case.truth[sop_instance_uid] == finding, iterations=1)
-    return _centres(case, sop_instance_uid, core)
+    core = ndimage.binary_erosion(case.truth[image] == finding, iterations=1)
+    return _centres(case, image, core)
 
 
-def points_outside(case: Case, sop_instance_uid: str, count: int = 600) -> NDArray[np.float64]:
+def points_outside(case: Case, image: str, count: int = 600) -> NDArray[np.float64]:
     """Points of that image that lie more than two pixels from every finding, points_lps[n, 3], the same ones each time."""
-    far = ~ndimage.binary_dilation(case.truth[sop_instance_uid] > 0, iterations=3)
+    far = ~ndimage.binary_dilation(case.truth[image] > 0, iterations=3)
     far[:4], far[-4:], far[:, :4], far[:, -4:] = False, False, False, False
-    every = _centres(case, sop_instance_uid, far)
+    every = _centres(case, image, far)
     return every[np.random.default_rng(0).choice(len(every), count, replace=False)]
 
 
-def _centres(case: Case, sop_instance_uid: str, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _centres(case: Case, image: str, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     rows, columns = np.nonzero(mask)
-    return world(case.image(sop_instance_uid), rows.astype(np.float64), columns.astype(np.float64))
+    return world(case.planes[image], rows.astype(np.float64), columns.astype(np.float64))
 
 
 def colours_at(picture: NDArray[np.uint8], places: NDArray[np.float64]) -> NDArray[np.uint8]:

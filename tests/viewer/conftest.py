@@ -13,13 +13,20 @@ from PIL import Image
 from pydicom import Dataset
 from selenium.webdriver import Chrome
 
+from dicom_node.outcome import OutputOptions
 from tests.peers import Orthanc, Sender, running_orthanc
 from tests.postgres import peer_missing
 from tests.viewer.browser import chromium
-from tests.viewer.cases import CONTROLS, SERIES, Case, build, misdrawn
+from tests.viewer.cases import SERIES, WITHOUT_FINDINGS, Case, build, other_map, without_findings
 from tests.viewer.gateway import Gateway
+from tests.viewer.ohif import Ohif
 from tests.viewer.packages import HERE, packages
+from tests.viewer.spoilt import CONTROLS, SPOILT_MAPS, misdrawn
 
+OTHER_MAPS = {
+    "uint16": OutputOptions(objects=("seg", "sr", "parametric-map"), map_values="uint16"),
+    "brain": OutputOptions(objects=("seg", "sr", "parametric-map"), map_extent="brain"),
+}
 ARTIFACTS = Path(__file__).parents[2] / "artifacts" / "viewer"
 
 
@@ -28,8 +35,11 @@ class Stage:
     """Everything that stands between the product's objects and the screen."""
 
     cases: dict[str, Case]
+    without_findings: dict[str, Case]
     controls: dict[str, Dataset]
-    """Spoilt segmentations of the oblique case."""
+    """Spoilt segmentations and maps of the oblique case."""
+    other_maps: dict[str, Dataset]
+    """Maps of the oblique case in the other forms that the settings offer."""
     misdrawn: Dataset
     """A spoilt report of the oblique case."""
     archive: Orthanc
@@ -48,20 +58,22 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("viewer")
     modules = packages()
     cases = {name: build(name, folder / name) for name in SERIES}
-    controls = {name: spoil(cases["oblique"]) for name, spoil in CONTROLS.items()}
+    silent = {name: without_findings(name, folder / name) for name in WITHOUT_FINDINGS}
+    controls = {name: spoil(cases["oblique"]) for name, spoil in (CONTROLS | SPOILT_MAPS).items()}
+    others = {name: other_map("oblique", folder / name, output) for name, output in OTHER_MAPS.items()}
     report = misdrawn(cases["oblique"])
     with running_orthanc(Orthanc(folder / "orthanc")) as archive:
         if "dicom-web" not in archive.get("/plugins"):
             peer_missing("Orthanc has no DICOMweb plugin")
-        for case in cases.values():
-            _send(archive, [*case.images, case.segmentation, case.report])
-        _send(archive, [*controls.values(), report])
+        for case in (*cases.values(), *silent.values()):
+            _send(archive, [*case.stored, *(one for ones in case.results.values() for one in ones)])
+        _send(archive, [*controls.values(), *others.values(), report])
         pages = {"/app-config.js": (HERE / "ohif-config.js").read_bytes(), "/dwv.html": (HERE / "dwv.html").read_bytes()}
         gateway = Gateway(archive.http_port, {"": modules / "@ohif" / "app" / "dist", "packages": modules}, pages)
         gateway.start()
         try:
             with chromium() as driver:
-                yield Stage(cases, controls, report, archive, gateway.url, driver)
+                yield Stage(cases, silent, controls, others, report, archive, gateway.url, driver)
         finally:
             gateway.stop()
 
@@ -81,3 +93,9 @@ def keep() -> Callable[[str, NDArray[np.uint8]], None]:
         Image.fromarray(picture).save(ARTIFACTS / f"{name.replace(' ', '-')}.png")
 
     return kept
+
+
+@pytest.fixture(scope="session")
+def ohif(stage: Stage) -> Ohif:
+    """OHIF in the browser."""
+    return Ohif(stage.driver, stage.url)

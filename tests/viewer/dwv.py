@@ -14,7 +14,7 @@ from selenium.webdriver import Chrome
 from tests.viewer.browser import picture
 from tests.waiting import wait_until
 
-WAIT_S = 90.0
+WAIT_S = 240.0
 
 SHOW = """
 const group = app.getLayerGroupByDivId('layers');

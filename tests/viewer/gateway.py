@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 ARCHIVE_PATHS = ("/dicom-web/", "/instances/")
 PASSED_ON = ("accept", "content-type", "host")
 """The archive writes the addresses of bulk data from Host; without it they would name its own port."""
+KEPT = "max-age=86400"
+"""The viewer's own files stay in the browser, which then reads 40 MB of script once and not at every page."""
 CONTENT_TYPES = {".wasm": "application/wasm", ".js": "text/javascript", ".mjs": "text/javascript", ".html": "text/html"}
 
 
@@ -64,13 +66,13 @@ def _handler(gateway: Gateway) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             if path.startswith(ARCHIVE_PATHS):
-                self._answer(*self._from_archive())
+                self._answer(*self._from_archive(), "no-store")
             elif path in gateway.pages:
-                self._answer(200, gateway.pages[path], CONTENT_TYPES.get(Path(path).suffix, "text/html"))
+                self._answer(200, gateway.pages[path], CONTENT_TYPES.get(Path(path).suffix, "text/html"), KEPT)
             else:
                 file = gateway.file_of(path)
                 kind = CONTENT_TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-                self._answer(200, file.read_bytes(), kind)
+                self._answer(200, file.read_bytes(), kind, KEPT)
 
         def _from_archive(self) -> tuple[int, bytes, str]:
             connection = http.client.HTTPConnection("127.0.0.1", gateway.archive_port, timeout=120)
@@ -82,11 +84,12 @@ def _handler(gateway: Gateway) -> type[BaseHTTPRequestHandler]:
             finally:
                 connection.close()
 
-        def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        def _answer(self, status: int, body: bytes, content_type: str, caching: str) -> None:
             try:
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
+                self.send_header("Cache-Control", caching)
                 self.send_header("Cross-Origin-Opener-Policy", "same-origin")
                 self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
                 self.end_headers()

@@ -1,4 +1,4 @@
-"""OHIF in a browser: open a study, load a segmentation or a report, and ask what the viewer holds and what the screen shows.
+"""OHIF in a browser: open a study, load its results, and ask what the viewer holds and what the screen shows.
 
 The viewer is driven as a reader drives it, by its series list and its prompts. What it holds is read from its own state;
 what it shows is read from screenshots.
@@ -21,10 +21,11 @@ from selenium.webdriver.common.by import By
 from tests.viewer.browser import picture
 from tests.waiting import wait_until
 
-WAIT_S = 90.0
+WAIT_S = 240.0
 SERIES_WITHOUT_PICTURE = "[data-cy='study-browser-thumbnail-no-image']"
 ACCEPT = "[data-cy='yes-hydrate-btn']"
 MARKER = ".left-mid.orientation-marker"
+DOCUMENT = "object[type='application/pdf']"
 
 COUNTS = """
 const segmentations = window.cornerstoneTools.segmentation.state.getSegmentations();
@@ -33,11 +34,11 @@ for (const segmentation of segmentations)
   for (const id of segmentation.representationData.Labelmap.imageIds) {
     const image = window.cornerstone.cache.getImage(id);
     if (!image) return null;
-    const uid = image.referencedImageId.split('/instances/')[1].split('/')[0];
+    const name = image.referencedImageId.split('/instances/')[1];
     for (const value of image.voxelManager.getScalarData())
       if (value) {
-        counts[uid] = counts[uid] || {};
-        counts[uid][value] = (counts[uid][value] || 0) + 1;
+        counts[name] = counts[name] || {};
+        counts[name][value] = (counts[name][value] || 0) + 1;
       }
   }
 return Object.keys(counts).length ? JSON.stringify(counts) : null;
@@ -55,10 +56,10 @@ return JSON.stringify(colours);
 VIEWPORT = "const viewport = window.cornerstone.getRenderingEngines()[0].getViewports()[0];"
 SHOW = f"""
 {VIEWPORT}
-const [uid, done] = arguments;
+const [name, done] = arguments;
 const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
 (async () => {{
-  const index = viewport.getImageIds().findIndex(id => id.includes('/' + uid + '/'));
+  const index = viewport.getImageIds().findIndex(id => id.endsWith('/' + name));
   if (index < 0) return done('no such image');
   await viewport.setImageIdIndex(index);
   const loaded = window.cornerstoneTools.segmentation.state.getSegmentations().length > 0;
@@ -84,6 +85,27 @@ const box = viewport.element.querySelector('canvas').getBoundingClientRect();
 return [box.x, box.y, box.width, box.height];
 """
 CURRENT = f"{VIEWPORT} return viewport.getCurrentImageId();"
+MAP = "const map = window.cornerstone.cache.getVolumes().find(volume => volume.volumeId.startsWith('pmap'));"
+MAP_LOADED = f"""
+{VIEWPORT}
+{MAP}
+return Boolean(map && map.loadStatus.loaded && viewport.type === 'orthographic' && viewport.getActors().length === 2);
+"""
+STACK = f"{VIEWPORT} return viewport.type === 'stack';"
+MAP_VALUES = f"""
+{MAP}
+return arguments[0].map(point => map.voxelManager.getAtIJK(...map.imageData.worldToIndex(point).map(Math.round)));
+"""
+GO_TO = f"""
+{VIEWPORT}
+const [point, done] = arguments;
+const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
+(async () => {{
+  viewport.jumpToWorld(point);
+  for (let i = 0; i < 3; i++) {{ viewport.render(); await frame(); }}
+  done(viewport.getCurrentImageId());
+}})().catch(error => done('failed: ' + error));
+"""
 HYDRATED = f"""
 {VIEWPORT}
 const [pane] = window.services.viewportGridService.getState().viewports.values();
@@ -100,6 +122,7 @@ const lines = [...layer.querySelectorAll('polyline')].map(line =>
   line.getAttribute('points').trim().split(/[ ,]+/).map(Number));
 return lines.length ? lines.map(line => line.map((value, i) => value + (i % 2 ? box.y : box.x))) : null;
 """
+LISTED = "return window.services.displaySetService.getActiveDisplaySets().map(one => one.SOPClassHandlerId);"
 LABELS = "return [...document.querySelectorAll('svg.svg-layer g[data-annotation-uid] tspan')].map(one => one.textContent);"
 
 
@@ -148,26 +171,90 @@ class Ohif:
         self._open_series("SR")
         self._wait("the report's contour is drawn", lambda: self.driver.execute_script(CONTOURS))
 
+    def load_map(self) -> None:
+        """Open the parametric map from the series list, over its images."""
+        self._open_series("PMAP")
+
+        def loaded() -> bool:
+            if self.driver.execute_script(STACK):  # the viewer has not taken note of the click
+                self._open_series("PMAP")
+            return bool(self.driver.execute_script(MAP_LOADED))
+
+        self._wait("the map lies over the images", loaded)
+
+    def open_words(self, said: str) -> None:
+        """Open the report from the series list as text, and wait until the page says so."""
+        self._open_series("SR")
+        self._wait(f"the report says {said!r}", lambda: said in self.text())
+
+    def open_document(self) -> None:
+        """Open the document from the series list."""
+        self._open_series("DOC")
+        self._wait("a document is shown", lambda: self.driver.find_elements(By.CSS_SELECTOR, DOCUMENT))
+
+    def attempt(self, modality: str, said: str) -> None:
+        """Open something of that modality from the series list, and wait until the page or its console says that."""
+        self._open_series(modality)
+        told = [self.text()]
+
+        def tells() -> bool:
+            told.extend(str(entry["message"]) for entry in self.driver.get_log("browser"))
+            return said in self.text() or any(said in one for one in told)
+
+        self._wait(f"the viewer says {said!r}", tells)
+
+    def text(self) -> str:
+        """Everything that the page says in words."""
+        return str(self.driver.execute_script("return document.body.innerText"))
+
+    def listed(self) -> list[str]:
+        """The SOP Class Handlers' names of what is in the series list; `unsupported` where there is none."""
+        return list(self.driver.execute_script(LISTED))
+
     def counts(self) -> dict[str, dict[int, int]]:
-        """By SOP Instance UID of the image and by segment the number of voxels in the viewer's memory."""
+        """By name of the image and by segment the number of voxels in the viewer's memory."""
         counts = json.loads(self.driver.execute_script(COUNTS))
-        return {uid: {int(segment): count for segment, count in found.items()} for uid, found in counts.items()}
+        return {name: {int(segment): count for segment, count in found.items()} for name, found in counts.items()}
+
+    def map_values(self, points_lps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the map stores at points_lps[n, 3], values[n]: the viewer holds a hundred times of that."""
+        return np.array(self.driver.execute_script(MAP_VALUES, points_lps.tolist()), dtype=np.float64) / 100
 
     def colours(self) -> dict[int, tuple[int, int, int]]:
         """By segment the colour that the viewer has taken from the segmentation."""
         colours = json.loads(self.driver.execute_script(COLOURS))
         return {int(segment): (int(colour[0]), int(colour[1]), int(colour[2])) for segment, colour in colours.items()}
 
-    def show(self, sop_instance_uid: str) -> Screen:
-        """Go to the image and look at it once it stands still."""
-        shown = self.driver.execute_async_script(SHOW, sop_instance_uid)
-        assert f"/{sop_instance_uid}/" in shown, f"the viewer does not go to the image: {shown}"
+    def show(self, image: str) -> Screen:
+        """Go to the image of that name and look at it once it stands still."""
+        shown = self.driver.execute_async_script(SHOW, image)
+        assert shown.endswith(f"/{image}"), f"the viewer does not go to the image: {shown}"
+        return self.look()
+
+    def go_to(self, point_lps: Sequence[float], image: str) -> Screen:
+        """Go to the plane through that point, where images are shown as a volume, and look; it must be that image's."""
+        shown = self.driver.execute_async_script(GO_TO, list(point_lps))
+        assert shown.endswith(f"/{image}"), f"the viewer does not go to the image: {shown}"
         return self.look()
 
     def look(self) -> Screen:
         """What the window shows now, once it stands still."""
         (still,) = wait_until("the picture stands still", self._still_picture, WAIT_S)
         return Screen(still, tuple(self.driver.execute_script(BOX)))
+
+    def look_at_words(self) -> NDArray[np.uint8]:
+        """What the window shows where it shows no image; picture[row, column, RGB]."""
+        return picture(self.driver)
+
+    def look_at_paper(self) -> NDArray[np.uint8]:
+        """What the window shows once a fifth of it is white; picture[row, column, RGB]."""
+
+        def written() -> list[NDArray[np.uint8]]:
+            seen = picture(self.driver)
+            return [seen] if np.mean(seen.min(axis=-1) > 250) > 0.2 else []
+
+        (seen,) = self._wait("the document is white", written)
+        return np.asarray(seen)
 
     def left_marker(self) -> str:
         """The viewer's letters at the image's left edge: where in the patient that edge lies, e.g. R for right.
@@ -183,7 +270,7 @@ class Ohif:
         return str(self._wait("the viewer writes which side is which", told))
 
     def current(self) -> str:
-        """The viewer's name of the image that it shows; it holds the SOP Instance UID."""
+        """The viewer's address of the image that it shows; it ends in the image's name."""
         return str(self.driver.execute_script(CURRENT))
 
     def to_window(self, points_lps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -237,4 +324,5 @@ class Ohif:
             return wait_until(what, settled, WAIT_S)
         except AssertionError as error:
             seen = self.driver.execute_script("return document.body.innerText")
-            raise AssertionError(f"{error}; the page says {seen!r}") from None
+            errors = [entry["message"][:400] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+            raise AssertionError(f"{error}; the page says {seen!r} and its console {errors[-5:]}") from None

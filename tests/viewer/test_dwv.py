@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from tests.viewer import checks
-from tests.viewer.cases import FINDINGS, SERIES, Case
+from tests.viewer.cases import FINDINGS, MULTI_FRAME, SERIES, Case
 from tests.viewer.checks import Fault, Samples
 from tests.viewer.conftest import Stage
 from tests.viewer.dwv import Dwv
@@ -23,23 +23,23 @@ Keep = Callable[[str, NDArray[np.uint8]], None]
 def faults_shown(stage: Stage, case: Case, segmentation: Dataset, keep: Keep, name: str) -> set[Fault]:
     """Load the files from the archive and look at the fullest image of each finding."""
     dwv = Dwv(stage.driver, stage.url)
-    dwv.load([stage.address(image) for image in case.images])
+    dwv.load([stage.address(image) for image in case.stored])
     dwv.load([stage.address(segmentation)])
     faults: set[Fault] = set()
     for finding in range(1, len(FINDINGS) + 1):
-        uid = case.fullest(finding)
-        inside = checks.points_inside(case, uid, finding)
+        image = case.fullest(finding)
+        inside = checks.points_inside(case, image, finding)
         picture = dwv.show(inside[len(inside) // 2].tolist())
         keep(f"dwv-{name}-{finding}", picture)
-        assert dwv.current() == uid
-        outside = checks.points_outside(case, uid)
+        assert image.startswith(dwv.current())
+        outside = checks.points_outside(case, image)
         colours = [checks.colours_at(picture, dwv.to_window(points)) for points in (inside, outside)]
         faults |= checks.faults_of_samples(finding, Samples(*colours))
     return faults
 
 
 @pytest.mark.feature("E9")
-@pytest.mark.parametrize("name", SERIES)
+@pytest.mark.parametrize("name", [name for name in SERIES if name not in MULTI_FRAME])
 def test_each_finding_is_drawn_in_its_place_and_colour(name: str, stage: Stage, keep: Keep) -> None:
     case = stage.cases[name]
 

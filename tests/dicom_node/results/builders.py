@@ -272,6 +272,7 @@ def account_of(
     predecessors: tuple[Predecessor, ...] = (),
     started_at: str = STARTED_AT,
     outcome: Outcome | None = None,
+    revision: int = 1,
 ) -> Account:
     """The account of a run over that series."""
     headers = sanitise_series(series.source, output.character_set)
@@ -285,6 +286,7 @@ def account_of(
     over = PassedOver("1.2.3.4", 3, "sag T1", "MR", Reason("contrast", "T1 weighted, the model is for FLAIR"))
     return Account(
         study_instance_uid=str(source.StudyInstanceUID),
+        revision=revision,
         input_digest="12" * 32,
         recipe_digest="34" * 32,
         outcome=outcome,

@@ -19,7 +19,8 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import EncapsulatedPDFStorage
 
-from dicom_node.outcome import KIND_OF_OBJECT, OutputOptions, Reason, ResultObject
+from dicom_node.outcome import KIND_OF_OBJECT, OutputOptions, Predecessor, Reason, ResultObject
+from dicom_node.results import codes
 from dicom_node.results.account import Account
 from dicom_node.results.burned import NOT_ACQUIRED, lettering
 from dicom_node.results.document import pdf_of
@@ -36,6 +37,7 @@ from tests.dicom_node.results.builders import (
     two_masks,
     write,
 )
+from tests.dicom_node.results.test_report import items
 from tests.dicom_node.results.tools import complaints, contradictions, segments_read_by_dcmqi, tool
 from tests.peers import Orthanc, Sender, running_orthanc
 
@@ -87,7 +89,11 @@ def made(series: SeriesVolume, found: Localization | None, **options: object) ->
 
 
 def opened(one: ResultObject) -> Dataset:
-    return dcmread(BytesIO(one.data))
+    return opened_bytes(one.data)
+
+
+def opened_bytes(data: bytes) -> Dataset:
+    return dcmread(BytesIO(data))
 
 
 @pytest.mark.feature("E8")
@@ -109,25 +115,28 @@ def test_validators_have_nothing_to_say(
 
 
 @pytest.mark.feature("E3")
+@pytest.mark.parametrize("map_extent", ["whole", "brain"])
 @pytest.mark.parametrize(("map_values", "step"), [("float32", 0.0), ("uint16", 6 / 65535)])
 @pytest.mark.parametrize("kind", ["MAP", "UNCERTAINTY"])
 def test_a_map_holds_the_values_at_their_places(
-    series: SeriesVolume, found: Localization, kind: str, map_values: str, step: float
+    series: SeriesVolume, found: Localization, kind: str, map_values: str, step: float, map_extent: str
 ) -> None:
     expected = found.score if kind == "MAP" else found.uncertainty
     assert expected is not None
 
-    (one,) = made(series, found, map_values=map_values)[kind]
+    (one,) = made(series, found, map_values=map_values, map_extent=map_extent)[kind]
 
-    read = hd.imread(BytesIO(one.data)).get_volume(apply_real_world_transform=True, dtype=np.float64)
-    brain = np.argwhere(found.brain.array > 0)
-    assert read.array.size == np.prod(np.ptp(brain, axis=0) + 1)  # the bounding box and not a voxel more
+    # not decoded at once: highdicom 0.28 cannot map floats that it holds already
+    image = hd.imread(BytesIO(one.data), lazy_frame_retrieval=True)
+    read = image.get_volume(apply_real_world_transform=True, dtype=np.float64)
+    box = np.ptp(np.argwhere(found.brain.array > 0), axis=0) + 1
+    assert read.array.size == np.prod(series.volume.spatial_shape if map_extent == "whole" else box)  # and not a voxel more
     to_source = np.linalg.inv(series.volume.affine) @ read.affine
     indices = np.indices(read.shape).reshape(3, -1)
     there = (to_source[:3, :3] @ indices + to_source[:3, 3:]).round(1)
     assert np.allclose(there, there.round(), atol=0.05)
     theirs = expected.array[tuple(there.round().astype(int))]
-    assert np.allclose(read.array.ravel(), theirs, atol=step / 2 + 1e-6)
+    assert np.allclose(read.array.ravel(), theirs, atol=step / 2 + 2e-6)
 
 
 @pytest.mark.feature("E3")
@@ -153,8 +162,9 @@ def test_a_map_says_its_quantity_and_unit(series: SeriesVolume, found: Localizat
 
 
 @pytest.mark.feature("E8")
-def test_dcmqi_reads_the_same_map(series: SeriesVolume, found: Localization, tmp_path: Path) -> None:
-    (one,) = made(series, found)["MAP"]
+@pytest.mark.parametrize("map_extent", ["whole", "brain"])
+def test_dcmqi_reads_the_same_map(series: SeriesVolume, found: Localization, map_extent: str, tmp_path: Path) -> None:
+    (one,) = made(series, found, map_extent=map_extent)["MAP"]
     (tmp_path / "map.dcm").write_bytes(one.data)
     command = [tool("paramap2itkimage"), "--inputDICOM", tmp_path / "map.dcm", "--outputDirectory", tmp_path, "-t", "nifti"]
 
@@ -162,7 +172,8 @@ def test_dcmqi_reads_the_same_map(series: SeriesVolume, found: Localization, tmp
 
     image = nibabel.load(next(tmp_path.glob("*.nii.gz")))
     affine_index_to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
-    values = np.asarray(image.dataobj)
+    slope = json.loads(next(tmp_path.glob("*.json")).read_text(encoding="utf-8"))["RealWorldValueSlope"]
+    values = np.asarray(image.dataobj) * float(slope)  # dcmqi gives what is stored, and beside it the mapping
     points = affine_index_to_lps @ np.vstack([np.indices(values.shape).reshape(3, -1), np.ones(values.size)])
     indices = (np.linalg.inv(series.volume.affine) @ points)[:3].round().astype(int)
     assert np.allclose(values.ravel(), found.score.array[tuple(indices)], atol=1e-5)
@@ -291,6 +302,7 @@ def test_other_objects_or_values_give_other_uids(series: SeriesVolume, found: Lo
     for changed in (
         made(series, other_score),
         made(series, found, map_values="uint16"),
+        made(series, found, map_extent="brain"),
         made(series, found, objects=("seg", "sr", "parametric-map")),
     ):
         assert not _uids(before) & _uids(changed)
@@ -308,6 +320,50 @@ def test_every_kind_is_a_series_of_its_own_with_a_free_number(series: SeriesVolu
     assert sorted(number for group in numbers.values() for number in group) == [9000, *range(9002, 9009)]  # 9001 is taken
     assert all(len(group) == 1 for group in uids.values())
     assert len({uid for group in uids.values() for uid in group}) == len(ALL)
+
+
+@pytest.mark.feature("E6")
+def test_every_object_of_a_revision_says_so_under_the_newest_identity(series: SeriesVolume, found: Localization) -> None:
+    first = made(series, found)
+    (report,) = first["SR"]
+    predecessor = Predecessor(
+        opened(report).StudyInstanceUID, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid
+    )
+    told = account_of(
+        series, found, output=OutputOptions(objects=ALL), predecessors=(predecessor,), revision=2,
+    )  # fmt: skip
+    told.headers[0]["PatientID"].value, told.headers[0]["PatientName"].value = "NEW-ID", "Newer^Name"
+
+    second = encode(told, identity_of(told))
+
+    assert {one.kind for one in second} == set(first) == set(KIND_OF_OBJECT.values())
+    old = {one.series_instance_uid for ones in first.values() for one in ones} | _uids(first)
+    for one in second:
+        read = opened(one)
+        assert " rev 2" in read.SeriesDescription
+        assert " rev " not in opened(first[one.kind][0]).SeriesDescription
+        assert (read.PatientID, read.PatientName) == ("NEW-ID", "Newer^Name")
+        assert not {one.series_instance_uid, one.sop_instance_uid} & old
+    replaced = opened(second[-1]).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert [one.ReferencedSOPInstanceUID for one in replaced] == [report.sop_instance_uid]
+
+
+@pytest.mark.feature("E2")
+def test_the_report_refers_to_what_else_was_made(series: SeriesVolume, found: Localization) -> None:
+    objects = made(series, found)
+
+    report = opened(objects["SR"][0])
+
+    (container,) = items(report, codes.EVIDENCE)
+    referred = {one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in container.ContentSequence}
+    by_kind = {kind: {one.sop_instance_uid for one in ones} for kind, ones in objects.items()}
+    assert {kind for kind, uids in by_kind.items() if uids & referred} == set(by_kind) - {"SR", "SEG"}
+    evidence = {
+        one.ReferencedSOPInstanceUID
+        for group in report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for one in group.ReferencedSOPSequence
+    }
+    assert evidence == _uids(objects) - by_kind["SR"] | {header.SOPInstanceUID for header in series.source}
 
 
 @pytest.mark.feature("E4")
@@ -340,12 +396,20 @@ def test_an_archive_takes_every_object_by_c_store_and_by_stow(
     stored = [one for ones in made(series, found).values() for one in ones]
     posted = [one for ones in made(series, found, station_name="OTHER").values() for one in ones]
 
+    variants = [
+        *made(series, found, map_values="uint16", segmentation="labelmap", objects=("seg", "sr", "parametric-map")).values(),
+        *made(series, localization_of(series.volume, [])).values(),
+        *made(series, None).values(),
+    ]
+    posted += [one for ones in variants for one in ones]
+
     assert Sender(archive.port, called=archive.ae_title).send([opened(one) for one in stored])
     answer = _stow(archive, posted)
 
     assert len(answer["00081199"]["Value"]) == len(posted)
     for one in (*stored, *posted):
-        assert archive.has(one.sop_instance_uid)
+        (identifier,) = archive.find({"SOPInstanceUID": one.sop_instance_uid})
+        assert list(opened_bytes(archive.file(identifier))) == list(opened(one))  # every element, pixels included
 
 
 def _stow(archive: Orthanc, objects: list[ResultObject]) -> dict[str, dict[str, list[object]]]:

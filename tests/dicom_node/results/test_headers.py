@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from dicom_node.outcome import KIND_OF_OBJECT, OutputOptions, Reason
 from dicom_node.results.encode import encode
@@ -97,6 +98,22 @@ def with_removed_identity(dataset: Dataset) -> None:
     dataset.PatientIdentityRemoved, dataset.DeidentificationMethodCodeSequence = "YES", Sequence([item])
 
 
+def with_long_positions(dataset: Dataset) -> None:
+    dataset.ImagePositionPatient = [f"{float(value):.15f}"[:20] for value in dataset.ImagePositionPatient]
+
+
+def as_bytes(keyword: str, vr: str, value: bytes) -> Edit:
+    """The very bytes as they stand in the file."""
+
+    def edit(dataset: Dataset) -> None:
+        padded = value + b" " * (len(value) % 2)
+        tag = Tag(keyword)
+        dataset[tag] = RawDataElement(tag, vr, len(padded), padded, 0, False, True)
+        dataset.set_original_encoding(False, True, ["utf8"])
+
+    return edit
+
+
 JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
 PATHOLOGIES = {
     "UTF-8 kanji": Pathology(named(JAPANESE, "ISO_IR 192")),
@@ -119,6 +136,15 @@ PATHOLOGIES = {
     "empty character set": Pathology(named_in_bytes(b"Smith^John", "")),
     "Latin-1 bytes without a character set": Pathology(
         named_in_bytes("Müller".encode("latin-1"), None), (("PatientName", "Müller"),)
+    ),
+    "UTF-8 bytes without a character set": Pathology(
+        named_in_bytes("山田^太郎".encode(), None), (("PatientName", "山田^太郎"),)
+    ),
+    "UTF-8 bytes in an unknown character set": Pathology(
+        named_in_bytes("Müller".encode(), "ISO_IR 999"), (("PatientName", "Müller"),)
+    ),
+    "Latin-1 bytes declared as UTF-8": Pathology(
+        named_in_bytes("Müller^Jürgen".encode("latin-1"), "ISO_IR 192"), (("PatientName", "Müller^Jürgen"),)
     ),
     "unknown character set": Pathology(named_in_bytes(b"Smith^John", "ISO_IR 999")),
     "Study Time of one digit": Pathology(put(StudyTime="1"), (("StudyTime", ""),)),
@@ -163,6 +189,24 @@ PATHOLOGIES = {
     "Series Description of 80 characters": Pathology(put(SeriesDescription="S" * 80)),
     "station in time zone +0900": Pathology(put(TimezoneOffsetFromUTC="+0900")),
     "Software Versions of three values": Pathology(put(SoftwareVersions=["a", "b", "c"])),
+    "pixels that are not square": Pathology(put(PixelSpacing=["0.9", "1.35"])),
+    "Pixel Spacing of 20 characters": Pathology(put(PixelSpacing=["0.898437500000000012", "0.898437500000000012"])),
+    "Image Position of 20 characters": Pathology(with_long_positions),
+    "Slice Thickness of 18 characters": Pathology(put(SliceThickness="5.0000000000000001")),
+    "Instance Number not stated": Pathology(drop("InstanceNumber")),
+    "Patient's Weight of two values": Pathology(put(PatientWeight=["71.5", "72"]), (("PatientWeight", ""),)),
+    "Patient's Weight with a comma": Pathology(as_bytes("PatientWeight", "DS", b"71,5"), (("PatientWeight", ""),)),
+    "Accession Number of two values": Pathology(put(AccessionNumber=["A1", "A2"]), complaint="AccessionNumber"),
+    "Study Description of two values": Pathology(put(StudyDescription=["MR", "Kopf"]), complaint="StudyDescription"),
+    "a name padded with NUL": Pathology(as_bytes("PatientName", "PN", b"Smith^John\0\0"), (("PatientName", "Smith^John"),)),
+    "a name of two values": Pathology(put(PatientName=["Smith^John", "Doe^Jane"]), complaint="PatientName"),
+    "a name of carets": Pathology(put(PatientName="^^^^")),
+    "Study Time with fraction of nine digits": Pathology(put(StudyTime="101500.123456789"), (("StudyTime", ""),)),
+    "Study Time of four digits": Pathology(put(StudyTime="1015")),
+    "Study Date with dots, empty Study Time": Pathology(put(StudyDate="1997.01.31", StudyTime=""), (("StudyDate", ""),)),
+    "Patient's Birth Time with colons": Pathology(put(PatientBirthTime="10:15")),
+    "Body Part Examined of 20 characters": Pathology(put(BodyPartExamined="BRAIN AND NECK REGION")),
+    "Pixel Padding Value": Pathology(put(PixelPaddingValue=20)),
     "Study Instance UID with leading zero": Pathology(
         put(StudyInstanceUID="1.2.03.4"), complaint="Study Instance UID"
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +30,7 @@ from tests.dicom_node.results.builders import (
     two_masks,
     write,
 )
-from tests.dicom_node.results.tools import complaints, contradictions, rendered
+from tests.dicom_node.results.tools import complaints, contradictions, rendered, tool
 
 NOTHING_FOUND = "No region above the operating point; not evidence of a normal examination"
 PREDECESSOR = Predecessor("1.2.826.0.1.3680043.8.498.1", "2.25.11", "1.2.840.10008.5.1.4.1.1.88.34", "2.25.12")
@@ -99,6 +101,22 @@ def test_the_outcome_is_coded(outcome: Outcome, code: str, series: SeriesVolume)
 
 
 @pytest.mark.feature("E5")
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_a_report_without_regions_has_a_title_of_its_own(outcome: Outcome, series: SeriesVolume, tmp_path: Path) -> None:
+    report = report_of(accounts(series)[outcome])
+    report.save_as(tmp_path / "report.dcm")
+
+    (title,) = report.ConceptNameCodeSequence
+    # OHIF reads the words of a report under any title but this one, under which it looks for contours alone
+    assert (title.CodeValue == "126000") is (outcome is Outcome.FINDINGS)
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    command = [tool("tid1500reader"), "--inputDICOM", tmp_path / "report.dcm", "--outputMetadata", tmp_path / "read.json"]
+    subprocess.run(command, capture_output=True, check=True)
+    groups = json.loads((tmp_path / "read.json").read_text())["Measurements"]
+    assert len(groups) == {Outcome.FINDINGS: 4}.get(outcome, 1)  # two for each finding, or the study alone
+
+
+@pytest.mark.feature("E5")
 def test_a_report_without_findings_says_so_in_these_words(series: SeriesVolume) -> None:
     account = accounts(series)[Outcome.NO_FINDING]
     report = report_of(account)
@@ -144,8 +162,10 @@ def test_volumetric_and_planar_group_of_a_finding_share_the_segments_tracking_ui
         measured = {(item.name.value, _derivation(item)): item.value for item in volumetric.get_measurements()}
         assert measured["118565006", None] == pytest.approx(finding.volume_mm3 / 1000, rel=1e-3)  # SCT Volume, cm3
         assert measured["103339001", None] == pytest.approx(finding.long_axis_mm, abs=0.01)  # SCT Long axis, mm
-        assert measured["SCORE", "56851009"] == pytest.approx(finding.peak_score)  # SCT Maximum
-        assert measured["SCORE", "373098007"] == pytest.approx(finding.mean_score)  # SCT Mean
+        assert measured["SCORE-PEAK", "56851009"] == pytest.approx(finding.peak_score)  # SCT Maximum
+        assert measured["SCORE-MEAN", "373098007"] == pytest.approx(finding.mean_score)  # SCT Mean
+        first = [item.name.meaning for item in volumetric.get_measurements()][:3]
+        assert first == ["Volume", "Peak departure score", "Mean departure score"]  # viewers may show the first few alone
         side = volumetric.finding_sites[0].laterality
         assert side is not None
         assert side.meaning.lower() == finding.hemisphere

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
-from dicom_node.outcome import ResultObject
+from dicom_node.outcome import OutputOptions, ResultObject
 from dicom_node.results.encode import SEGMENTATION, encode
 from dicom_node.results.grid import MisplacedMask, on_source_grid
 from dicom_node.results.identity import identity_of
-from dicom_node.results.segmentation import check_frames
+from dicom_node.results.labelmap import check_frames
 from dicom_node.series import SeriesVolume, read_series
 from inference.types import Localization
 from tests.dicom_node.results.builders import (
@@ -46,8 +46,12 @@ def found_in(series: SeriesVolume) -> Localization:
     return localization_of(series.volume, two_masks(series.volume.spatial_shape))
 
 
-def segmentation_object(series: SeriesVolume, localization: Localization) -> ResultObject:
-    account = account_of(series, localization)
+def opened(one: ResultObject) -> Dataset:
+    return dcmread(BytesIO(one.data))
+
+
+def segmentation_object(series: SeriesVolume, localization: Localization, **options: str) -> ResultObject:
+    account = account_of(series, localization, output=OutputOptions(**options))  # type: ignore[arg-type]
     return next(one for one in encode(account, identity_of(account)) if one.kind == SEGMENTATION)
 
 
@@ -207,16 +211,45 @@ def test_a_mask_on_another_grid_is_not_encoded(oblique: SeriesVolume) -> None:
         on_source_grid(elsewhere, oblique)
 
 
-def test_frames_that_name_other_slices_are_noticed(oblique: SeriesVolume) -> None:
-    masks = [ball(oblique.volume.spatial_shape, (3, 20, 20), (1.5, 5, 5))]
-    localization = localization_of(oblique.volume, masks)
-    made = dcmread(BytesIO(segmentation_object(oblique, localization).data))
+@pytest.mark.parametrize(("other", "told"), [(5, "mm from the slice"), (3, "name")], ids=["swapped", "named twice"])
+def test_slices_that_name_other_images_are_noticed(other: int, told: str, oblique: SeriesVolume) -> None:
+    found = localization_of(oblique.volume, [ball(oblique.volume.spatial_shape, (3, 20, 20), (1.5, 5, 5))])
+    source = list(oblique.source)
+    source[2] = source[other]
+
+    with pytest.raises(MisplacedMask, match=told):
+        segmentation_object(replace(oblique, source=tuple(source)), found)
+
+
+def test_frames_of_a_label_map_that_name_other_slices_are_noticed(oblique: SeriesVolume) -> None:
+    found = localization_of(oblique.volume, [ball(oblique.volume.spatial_shape, (3, 20, 20), (1.5, 5, 5))])
+    made = opened(segmentation_object(oblique, found, segmentation="labelmap"))
     frames = made.PerFrameFunctionalGroupsSequence
     uid = frames[0].DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
     frames[1].DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = uid
 
     with pytest.raises(MisplacedMask, match="mm from the slice"):
-        check_frames(made, localization.labels.array, oblique)
+        check_frames(made, found.labels.array, oblique)
+
+
+def test_a_label_that_no_finding_explains_is_noticed(oblique: SeriesVolume) -> None:
+    found = found_in(oblique)
+    found.labels.array[0, 0, 0] = 9
+
+    with pytest.raises(MisplacedMask, match="2 findings, and 3 labels"):
+        segmentation_object(oblique, found)
+
+
+def test_frames_need_not_be_whole_bytes(tmp_path: Path) -> None:
+    series = read_series(write(SeriesPlan(shape=(6, 21, 33)), tmp_path / "source"))  # 693 pixels a frame
+    localization = found_in(series)
+
+    made = opened(segmentation_object(series, localization))
+
+    read = hd.seg.Segmentation.from_dataset(made).get_pixels_by_source_instance(
+        [str(header.SOPInstanceUID) for header in series.source], combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    assert np.array_equal(read, localization.labels.array)
 
 
 def test_source_without_slice_thickness_gives_a_segmentation(tmp_path: Path) -> None:

@@ -1,0 +1,260 @@
+"""F24 to F28: what the disk, the database and a kill may do between an object and its Success."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+
+from dicom_node import scu
+from dicom_node.settings import Destination
+from storage.events import EventKind
+from tests import studies
+from tests.hostile.listener import SMALL, Listening, listening, send_over, sent, small, uids
+from tests.network import RELEASE_RQ, Wire, store_command
+from tests.node import Node
+from tests.postgres import PostgresServer, peer_missing
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.feature("R6", "S1")
+
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+DISK_MB = 16
+SMALL_DISK = f'mount -t tmpfs -o size={DISK_MB}m,mode=700 none "$0" && exec "$@"'
+
+
+def large(study: str, megabytes: int) -> Dataset:
+    """One image that is streamed to the disk as it comes."""
+    rows = 512 * megabytes
+    return studies.series(replace(SMALL, study=study, slices=1, rows=rows, columns=1024))[0]
+
+
+# ------------------------------------------------------------------------------------------------ disk
+
+
+@contextmanager
+def on_a_small_disk(folder: Path, receive_path: str) -> Iterator[Listening]:
+    """A listener whose spool and database are on a file system of 16 MB in a mount namespace of its own."""
+    disk = folder / "var"
+    disk.mkdir(parents=True)
+    namespace = ("unshare", "-rm", "sh", "-c", SMALL_DISK, str(disk))
+    probe = subprocess.run([*namespace, "true"], capture_output=True, text=True)
+    if probe.returncode != 0:
+        peer_missing(f"a small file system cannot be mounted here: {probe.stderr.strip()}")
+    with listening(folder, receive_path, prefix=namespace, reserve_mb=0.0) as outside:
+        assert outside.node.process is not None
+        inside = Path(f"/proc/{outside.node.process.pid}/root") / folder.relative_to("/")
+        seen = Node(inside, targets=(), rules=(), port=outside.node.port, process=outside.node.process)
+        yield Listening(seen, receive_path, outside.process)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes what is left of the disk."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(65536)):
+                continue
+        except OSError:
+            pass
+    return filler
+
+
+def mount_again(node: Listening, option: str) -> None:
+    disk = str(node.node.spool.parent).split("/root", 1)[1]
+    command = ["nsenter", "-t", str(node.process.pid), "-U", "-m", "mount", "-o", f"remount,{option}", disk]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_f24_full_disk_and_read_only_disk_are_out_of_resources_and_leave_nothing(receive_path: str, tmp_path: Path) -> None:
+    first, *others = (small(f"F24 {number}")[0] for number in range(4))
+    too_large = large("F24 large", 20)
+    with on_a_small_disk(tmp_path, receive_path) as node:
+        assert sent(node, first) == SUCCESS
+        kept = node.files()
+        answers = {}
+        with Wire(node.port, timeout_s=60) as wire:
+            answers["fills the disk"] = send_over(wire, too_large)
+        with Wire(node.port, timeout_s=60) as waiting:
+            assert waiting.associate()[0] == 2
+            filler = fill(node.node.spool.parent)
+            answers["the disk is full"] = answer_on(waiting, others[0])
+            filler.unlink()
+            answers["room was made"] = answer_on(waiting, others[0])
+            mount_again(node, "ro")
+            answers["the disk is read-only"] = answer_on(waiting, others[1])
+            mount_again(node, "rw")
+            answers["it is not any more"] = answer_on(waiting, others[1])
+
+        assert answers == {
+            "fills the disk": OUT_OF_RESOURCES,
+            "the disk is full": OUT_OF_RESOURCES,
+            "room was made": SUCCESS,
+            "the disk is read-only": OUT_OF_RESOURCES,
+            "it is not any more": SUCCESS,
+        }
+        assert node.temporaries() == []
+        assert len(node.files() - kept) == 2
+        assert [len(node.instances(str(one.StudyInstanceUID))) for one in (first, *others)] == [1, 1, 1, 0]
+        assert node.instances(str(too_large.StudyInstanceUID)) == []
+
+
+def answer_on(wire: Wire, dataset: Dataset) -> int:
+    """Send the object over the association that stands; the status."""
+    wire.store(store_command(str(dataset.SOPInstanceUID)), studies.encoded(dataset))
+    return wire.status()
+
+
+def test_f24_write_that_the_system_refuses_is_out_of_resources_and_leaves_nothing(receive_path: str, tmp_path: Path) -> None:
+    """The limit on the size of a file stands for any error of a write: it works without rights to mount."""
+    with listening(tmp_path, receive_path, prefix=("prlimit", f"--fsize={8 * 1024 * 1024}")) as node:
+        one = large("F24 limit", 10)
+        with Wire(node.port, timeout_s=60) as wire:
+            assert send_over(wire, one) == OUT_OF_RESOURCES
+
+        assert (node.temporaries(), node.files()) == ([], set())
+        assert node.instances(str(one.StudyInstanceUID)) == []
+        assert sent(node, small("F24 small")[0]) == SUCCESS
+
+
+# ------------------------------------------------------------------------------------------------ kill
+
+
+def test_f25_what_was_acknowledged_is_there_after_a_kill(receive_path: str, tmp_path: Path) -> None:
+    datasets = studies.series(replace(SMALL, study="F25", slices=60))
+    items, _ = scu.outgoing(studies.save(datasets, tmp_path / "out"))
+    acknowledged: list[str] = []
+    with listening(tmp_path / "node", receive_path) as node:
+        here = Destination(name="node", ae_title="FOVEA", host="127.0.0.1", port=node.port, timeout_s=20)
+
+        def on_each(answer: scu.Sent) -> None:
+            acknowledged.append(answer.sop_instance_uid)
+            if len(acknowledged) == 20:
+                node.node.kill_group()
+
+        error = scu.send(here, "MODALITY", items, on_each)
+        kept = digests(node, datasets)
+        node.node.start()
+        node.node.await_echo()
+        again = scu.send(here, "MODALITY", items, lambda _: None)
+
+        assert error is not None
+        assert not error.permanent
+        assert set(acknowledged) <= kept
+        assert again is None
+        assert digests(node, datasets) == uids(datasets)
+        assert node.temporaries() == []
+        assert len(node.files()) == len(datasets), "one copy of each"
+
+
+def digests(node: Listening, datasets: list[Dataset]) -> set[str]:
+    """The UIDs of the instances that have a row; the file of each must be what the row says."""
+    rows = node.instances(str(datasets[0].StudyInstanceUID))
+    for row in rows:
+        assert hashlib.sha256(node.file(row.path)[-row.size :]).hexdigest() == row.digest
+    return {row.sop_instance_uid for row in rows}
+
+
+def test_f26_file_that_a_crash_left_without_its_row_is_removed_and_sent_again(receive_path: str, tmp_path: Path) -> None:
+    first, second, _ = datasets = small("F26")
+    with listening(tmp_path, receive_path) as node:
+        assert sent(node, first) == SUCCESS
+        node.node.kill_group()
+        orphan = orphan_of(node, first, second)
+        node.node.start()
+        node.node.await_echo()
+        wait_until("the orphan is removed", lambda: not orphan.exists(), 30)
+
+        assert [sent(node, one) for one in datasets] == [SUCCESS] * 3
+        assert digests(node, datasets) == uids(datasets)
+        assert len(node.files()) == 3
+
+
+def orphan_of(node: Listening, kept: Dataset, lost: Dataset) -> Path:
+    """The file of an object that was renamed into place before the crash, two minutes ago."""
+    (row,) = node.instances(str(kept.StudyInstanceUID))
+    name = hashlib.sha256(str(lost.SOPInstanceUID).encode()).hexdigest()
+    orphan = node.node.spool / "instances" / name[:2] / f"{name}-{secrets.token_hex(8)}"
+    shutil.copy(node.node.spool / (row.path or ""), orphan)
+    long_ago = time.time() - 120
+    os.utime(orphan, (long_ago, long_ago))
+    return orphan
+
+
+# ------------------------------------------------------------------------------------------------ database
+
+
+def test_f27_locked_database_is_out_of_resources_and_recovers(receive_path: str, tmp_path: Path) -> None:
+    one = small("F27")[0]
+    with listening(tmp_path, receive_path) as node, Wire(node.port, timeout_s=60) as wire:
+        assert wire.associate()[0] == 2
+        other = sqlite3.connect(node.node.spool.parent / "fovea.sqlite", isolation_level=None)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            locked = answer_on(wire, one)
+        finally:
+            other.close()
+
+        assert locked == OUT_OF_RESOURCES
+        assert node.files() == set()
+        assert answer_on(wire, one) == SUCCESS
+        assert len(node.instances(str(one.StudyInstanceUID))) == 1
+
+
+@pytest.mark.peer
+def test_f27_database_server_that_is_down_is_never_success_and_recovers(
+    receive_path: str, tmp_path: Path, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    one, other, _ = small("F27")
+    name = postgres_url.rsplit("/", 1)[1]
+    with listening(tmp_path, receive_path, database_url=postgres_url) as node:
+        with Wire(node.port, timeout_s=60) as wire:
+            assert wire.associate()[0] == 2
+            postgres_server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            established = answer_on(wire, one)
+            with Wire(node.port, timeout_s=60) as newcomer:
+                rejected = newcomer.associate()
+            postgres_server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            recovered = answer_on(wire, other)
+
+        assert established == OUT_OF_RESOURCES
+        assert (rejected[0], tuple(rejected[1][1:4])) == (3, (2, 3, 1))
+        assert recovered == SUCCESS
+        assert {row.sop_instance_uid for row in node.instances(str(one.StudyInstanceUID))} == {str(other.SOPInstanceUID)}
+
+
+# ------------------------------------------------------------------------------------------------ again
+
+
+def test_f28_identical_bytes_again_are_a_success_without_a_second_copy(node: Listening) -> None:
+    one = small(f"F28 {node.receive_path}")[0]
+    mark, before = node.mark(), node.files()
+
+    for _ in range(2):
+        with Wire(node.port) as wire:
+            assert send_over(wire, one) == SUCCESS
+            wire.send(RELEASE_RQ)
+            assert wire.receive()[0] == 6
+
+    found: list[Any] = wait_until("both are told", lambda: two(node.events(mark, EventKind.INSTANCES_RECEIVED)), 10)
+    assert [event.detail["repeated"] for event in found] == [0, 1]
+    assert len(node.instances(str(one.StudyInstanceUID))) == 1
+    assert len(node.files() - before) == 1
+
+
+def two(events: list[Any]) -> list[Any]:
+    return events if len(events) == 2 else []
