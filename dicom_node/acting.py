@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.explain import find_study
+from dicom_node.intake import Command, Refused, examine
+from dicom_node.store import data_set_of
 from dicom_node.workflow import utc_now
 from storage import queue, reception
-from storage.models import Delivery, Job
+from storage.models import Delivery, Job, Study
+from storage.spool import Spool
 from storage.states import DeliveryState, InvalidMove, JobState, StudyState
 
 
@@ -36,7 +41,7 @@ def resubmit(session: Session, *, user: str, job_id: int | None, delivery_id: in
     return lines
 
 
-def release(session: Session, study: str, *, user: str, discard: bool, include_held: bool) -> tuple[str, list[str]]:
+def release(session: Session, spool: Spool, study: str, *, user: str, discard: bool, include_held: bool) -> tuple[str, list[str]]:
     """End a quarantine; what was done, and the files that may be deleted once this is committed."""
     found = find_study(session, study)
     if found.state != StudyState.QUARANTINED:
@@ -44,9 +49,24 @@ def release(session: Session, study: str, *, user: str, discard: bool, include_h
     if discard:
         paths = reception.discard(session, found.id, user=user, at=utc_now())
         return f"study {found.study_instance_uid} is discarded: {len(paths)} files", paths
-    reception.release(session, found.id, user=user, include_held=include_held, at=utc_now())
+    identity = _newest_identity(found, spool) if include_held else None
+    reception.release(session, found.id, user=user, include_held=include_held, at=utc_now(), identity=identity)
     held = "with" if include_held else "without"
     return f"study {found.study_instance_uid} goes on {held} the held instances", []
+
+
+def _newest_identity(study: Study, spool: Spool) -> dict[str, str] | None:
+    """What the newest instance says of patient and study where it is a held one; the row has the others' already."""
+    held = reception.held_instances(study)
+    others = [one.received_at for series in study.series for one in series.instances if not one.held and not one.own]
+    if not held or held[-1].path is None or held[-1].received_at < max(others, default=held[-1].received_at):
+        return None
+    newest = held[-1]
+    command = Command(newest.sop_class_uid, newest.sop_instance_uid, newest.transfer_syntax_uid)
+    try:
+        return asdict(examine(data_set_of(spool.path(held[-1].path)), command).identity)
+    except (OSError, Refused) as error:
+        raise InvalidMove(f"the newest held instance {newest.sop_instance_uid} cannot be read: {type(error).__name__}") from error
 
 
 def _existing_job(session: Session, job_id: int) -> Job:

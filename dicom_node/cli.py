@@ -49,6 +49,7 @@ cli_files.add_to(app)
 def main() -> None:
     """Run the command line; errors that a person can act on become one line and an exit status."""
     from dicom_node.explain import UnknownStudy
+    from dicom_node.tls import TlsFilesError
     from inference.card import BundleError
     from inference.types import Refusal
     from storage.database import DatabaseBusy
@@ -59,7 +60,7 @@ def main() -> None:
         app()
     except CommandError as error:
         _fail(str(error), error.status)
-    except (SettingsError, BundleError, UnknownStudy, InvalidMove) as error:
+    except (SettingsError, TlsFilesError, BundleError, UnknownStudy, InvalidMove) as error:
         _fail(str(error), WRONG_CALL)
     except Refusal as error:
         _fail(f"{error.code}: {error}", UNSUITABLE)
@@ -285,7 +286,7 @@ def release(
         raise CommandError("--discard and --include-held exclude each other")
     with opened(config) as site:
         with site.database.write() as session:
-            text, paths = acting.release(session, study, user=user_name(), discard=discard, include_held=include_held)
+            text, paths = acting.release(session, site.spool, study, user=user_name(), discard=discard, include_held=include_held)
         for path in paths:
             site.spool.delete(path)
     typer.echo(text)

@@ -28,6 +28,7 @@ from dicom_node.commitment import ALL_COMMITTED, PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.intake import is_uid
 from dicom_node.scu import association_error, end_association
 from dicom_node.settings import Destination, Settings
+from dicom_node.store import META_HEAD_BYTES, data_set_offset
 from storage import pledges
 from storage.database import Database, DatabaseBusy
 from storage.models import Pledge
@@ -53,7 +54,6 @@ HOLD_S = 120.0
 LOOK_S = 1.0
 GIVE_UP_AFTER = timedelta(days=2)
 _BLOCK_BYTES = 1 << 20
-_META_GROUP_LENGTH_END = 128 + 4 + 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,7 @@ def _digest(spool: Spool, path: str) -> str:
     """SHA-256 (hex) of the data set in a file that the node wrote, behind its file meta information. Raises OSError."""
     digest = hashlib.sha256()
     with spool.path(path).open("rb") as file:
-        head = file.read(_META_GROUP_LENGTH_END)
-        file.seek(_META_GROUP_LENGTH_END + int.from_bytes(head[-4:], "little"))
+        file.seek(data_set_offset(file.read(META_HEAD_BYTES)))
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

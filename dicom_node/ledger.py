@@ -192,6 +192,18 @@ def taken_series_numbers(study: Study) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
+def newest_identity(study: Study) -> tuple[tuple[str, str], ...]:
+    """The patient as the study's row has it, by keyword."""
+    return (
+        ("PatientID", study.patient_id),
+        ("IssuerOfPatientID", study.issuer_of_patient_id),
+        ("PatientName", study.patient_name),
+        ("PatientBirthDate", study.patient_birth_date),
+        ("PatientSex", study.patient_sex),
+        ("AccessionNumber", study.accession_number),
+    )
+
+
 def first_started_at(session: Session, job: Job) -> datetime:
     """When the job's first run began; every later attempt tells the same time, so that it makes the same objects."""
     first = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.id)).first()

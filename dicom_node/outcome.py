@@ -118,6 +118,8 @@ class RunRequest:
     predecessors: tuple[Predecessor, ...] = ()
     refusal: Reason | None = None
     failure: Reason | None = None
+    identity: tuple[tuple[str, str], ...] = ()
+    """What the study's newest instance says of the patient, by keyword: the results carry it where the analysed images differ."""
     analysis_started_at: str = ""
     """ISO 8601 with zone: start of the job's first attempt, the same for every retry; content date and time of the results."""
 
@@ -218,6 +220,7 @@ def request_from_json(data: bytes) -> RunRequest:
     values["output"] = OutputOptions(**{**values["output"], "objects": tuple(values["output"]["objects"])})
     values["taken_series_numbers"] = tuple(values["taken_series_numbers"])
     values["predecessors"] = tuple(Predecessor(**one) for one in values["predecessors"])
+    values["identity"] = tuple((keyword, value) for keyword, value in values["identity"])
     for key in ("refusal", "failure"):
         values[key] = Reason(**values[key]) if values[key] else None
     return RunRequest(**values)

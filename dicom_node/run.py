@@ -28,7 +28,7 @@ from dicom_node.outcome import (
 from dicom_node.pictures import draw
 from dicom_node.results.account import Account, Analysis
 from dicom_node.results.encode import encode
-from dicom_node.results.headers import character_set_for, content_moment, sanitise_series
+from dicom_node.results.headers import character_set_for, content_moment, sanitise_series, under_identity
 from dicom_node.results.identity import Identity, identity_of
 from dicom_node.results.segmentation import tracking_uid
 from dicom_node.results.statements import plain_text
@@ -150,7 +150,7 @@ def _passed_over(series: SeriesInput, reason: Reason) -> PassedOver:
 
 
 def _account(request: RunRequest, trial: _Trial) -> Account:
-    headers = _headers(trial, request.output.character_set)
+    headers = _headers(trial, request)
     card = _card(request)
     return Account(
         study_instance_uid=request.study_instance_uid,
@@ -174,12 +174,15 @@ def _account(request: RunRequest, trial: _Trial) -> Account:
     )
 
 
-def _headers(trial: _Trial, wanted: str) -> tuple[Dataset, ...]:
+def _headers(trial: _Trial, request: RunRequest) -> tuple[Dataset, ...]:
+    wanted = request.output.character_set
     if trial.analysis is not None:
         source: Sequence[Dataset] = trial.analysis.series.source
     else:
         source = list(_readable_headers(trial.series))
     headers = sanitise_series(source, wanted)
+    for header in headers:
+        under_identity(header, request.identity)
     character_set = character_set_for(headers, wanted)
     for header in headers:
         header.SpecificCharacterSet = character_set

@@ -213,6 +213,11 @@ class Destination(_Section):
         description="how arrival is proven: storage commitment (query where the archive has none), by query with the content "
         "compared, or not at all",
     )
+    without_seg: Literal["key-images", "key-images-always", "nothing"] = Field(
+        "key-images",
+        description="what it gets where it takes no segmentations: pictures of the findings as Secondary Capture, also where it "
+        "refuses one for another lasting reason (always), or nothing, and a dead letter tells",
+    )
     proof_timeout_s: float = Field(
         3600.0, gt=0, description="wait for a commitment report before asking by query, and for a query to show everything"
     )

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -33,6 +34,8 @@ from storage.spool import Area, NoRoom, Spool, SpoolError, SpoolFile
 
 HELD_IN_MEMORY_BYTES = 4 * 1024 * 1024
 """Up to this size an object stays in memory until it is checked: most images, and 32 of them at once are 128 MB."""
+META_HEAD_BYTES = 128 + 4 + 12
+"""Preamble, prefix and File Meta Information Group Length (0002,0000)."""
 PROCESSING_FAILURE = 0x0110
 """PS3.7 C.5.6: what a sender gets for a bug of ours; it may try again."""
 
@@ -337,6 +340,18 @@ class Incoming:
         self.held = bytearray()
         if self.file is not None:
             self.file.discard()
+
+
+def data_set_offset(head: bytes) -> int:
+    """Where the data set begins in a file that the node wrote, of which these are the first META_HEAD_BYTES."""
+    return META_HEAD_BYTES + int.from_bytes(head[-4:], "little")
+
+
+def data_set_of(path: Path) -> bytes:
+    """The data set of a file that the node wrote, as it was received. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(data_set_offset(file.read(META_HEAD_BYTES)))
+        return file.read()
 
 
 def _meta(element: int, vr: bytes, value: str) -> bytes:

@@ -23,7 +23,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import circuit, dicomweb, ledger, scu
+from dicom_node import circuit, dicomweb, fallback, ledger, scu
 from dicom_node.catalog import InstalledModel, output_options, recipe_digest
 from dicom_node.engine import Engine, RunFailed
 from dicom_node.outcome import KIND_OF_OBJECT, Outcome, Reason, RunOutcome, RunRequest
@@ -164,6 +164,7 @@ def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) 
         taken_series_numbers=ledger.taken_series_numbers(job.study),
         predecessors=ledger.supersede_undelivered(session, job, at=at),
         refusal=plan.refusal,
+        identity=ledger.newest_identity(job.study),
         analysis_started_at=ledger.first_started_at(session, job).isoformat(),
     )
 
@@ -316,22 +317,42 @@ def deliver(site: Site, destination: Destination, *, worker: str) -> bool:
         waiting = () if claim is None else ledger.unsent_items(session, claim.delivery_id, site.spool)
     if claim is None:
         return False
-    answered = 0
+    answered: list[scu.Sent] = []
 
     def on_each(item: scu.Sent) -> None:
-        nonlocal answered
-        answered += 1
+        answered.append(item)
         with site.database.write() as session:
             ledger.note_sent(session, claim, waiting, item, at=utc_now())
             queue.heartbeat_delivery(session, claim, lease_s=lease_s, at=utc_now())
 
     send = dicomweb.send if destination.kind == "stow" else scu.send
     error = send(destination, caller, waiting, on_each)
+    if error is not None and error.permanent:
+        error = _replaced(site, destination, claim, answered, error)
     with site.database.write() as session:
         _end_delivery(site, session, destination, claim, error, at=utc_now())
         connection = None if answered else error
         circuit.note_connection(session, site.settings.delivering, destination, connection, at=utc_now())
     return True
+
+
+def _replaced(
+    site: Site, destination: Destination, claim: DeliveryClaim, answered: list[scu.Sent], error: scu.SendError
+) -> scu.SendError | None:
+    """Put key images in the place of segmentations that the destination does not take; the error that is left, if any."""
+    refused = [one for one in answered if one.meaning is scu.Meaning.REFUSED]
+    wanted = [one for one in refused if fallback.is_wanted(destination, one)]
+    if not wanted:
+        return error
+    with site.database.read() as session:
+        made = fallback.stand_ins(session, site.spool, claim.delivery_id, wanted)
+    superfluous = [path for one in made for _, path in one.objects]
+    with site.database.write() as session:
+        if queue.heartbeat_delivery(session, claim, lease_s=site.settings.delivering.lease_s, at=utc_now()):
+            superfluous = [path for one in made for path in fallback.replace(session, claim.delivery_id, one, at=utc_now())]
+    for path in superfluous:
+        site.spool.delete(path)
+    return None if len(made) == len(refused) else error
 
 
 def _end_delivery(

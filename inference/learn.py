@@ -66,6 +66,9 @@ class Run:
     device: str = "auto"
     told: Told | None = None
     """Called now and then with how far a stage is."""
+    checkpoint_every_s: float = 120.0
+    reference_heads: int = 4
+    """Lesion-free synthetic heads that calibrate the score."""
 
 
 def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) -> ModelCard:
@@ -91,7 +94,9 @@ def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) ->
     localizer = load_localizer(draft, recipe.name, device=run.device)
     assert isinstance(localizer, RecipeLocalizer)
     write_samples(localizer, material, run.work / "samples.png")
-    table, point = calibrate_recipe(localizer, origins.reference_maps, material.kept, material.development)
+    table, point = calibrate_recipe(
+        localizer, origins.reference_maps, material.kept, material.development, run.reference_heads
+    )
     sources = (*material.sources, *given.card.sources)
     card = base.model_copy(
         update={
@@ -167,7 +172,14 @@ def _train_stage(
     checkpoint = run.work / f"stage-{digest[:16]}.ckpt"
     steps = _steps(run.budget, share, trained, step, checkpoint.with_suffix(".json"))
     bf16 = supports_bf16(choose_device(run.device))
-    plan = FitPlan(steps, stage.learning_rate, run.seed, warm_up=min(100, steps // 10 + 1), bf16=bf16)
+    plan = FitPlan(
+        steps,
+        stage.learning_rate,
+        run.seed,
+        warm_up=min(100, steps // 10 + 1),
+        checkpoint_every_s=run.checkpoint_every_s,
+        bf16=bf16,
+    )
     seconds = fit(trained, step, plan, checkpoint, run.told)
     for name in stage.trains:
         networks[name].requires_grad_(False)

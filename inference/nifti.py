@@ -29,6 +29,7 @@ def volume_from_nifti(path: Path, stated_spacing_mm: tuple[float, float, float] 
         image = nibabel.load(path)
         if not isinstance(image, SpatialImage):
             raise UnreadableImageError(f"{path.name}: {type(image).__name__} is not an image in space")
+        _check_place(path, image, stated_spacing_mm is not None)
         array = np.asarray(image.dataobj, dtype=np.float32)
     except (ImageFileError, OSError, ValueError, EOFError) as error:
         raise UnreadableImageError(f"{path.name}: {error}") from error
@@ -48,6 +49,13 @@ def volume_from_nifti(path: Path, stated_spacing_mm: tuple[float, float, float] 
     axial = volume.to_patient_orientation("HPL")
     ordered = axial.with_array(np.ascontiguousarray(axial.array))
     return ordered if stated_spacing_mm is None else _restated(ordered, stated_spacing_mm)
+
+
+def _check_place(path: Path, image: SpatialImage, spacing_known: bool) -> None:
+    """Raises UnreadableImageError where a NIfTI header says neither spacing nor orientation: sides would be guessed."""
+    codes = [int(image.header[key]) for key in ("sform_code", "qform_code") if key in image.header]
+    if codes and not any(codes) and not spacing_known:
+        raise UnreadableImageError(f"{path.name}: no spacing and orientation: sform_code and qform_code are both 0")
 
 
 def _restated(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,10 @@ from torch.nn import functional
 from inference.corruptors import Corruptor, Noised
 from inference.denoisers import Beside, Features
 from inference.phantom.lesions import AnomalyPainter, Corruption
-from inference.recipes.recipe import GridPlan
 from inference.slices import Slices, from_generator
+
+if TYPE_CHECKING:
+    from inference.recipes.recipe import GridPlan
 
 _OUTLINE = 0.4  # opacity from which a pixel belongs to an anomaly, about where a reader draws its rim
 _VISIBLE = 0.25  # standardised units, a sixteenth of the brain's median: fainter departures teach no outline

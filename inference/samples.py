@@ -41,4 +41,4 @@ def write_samples(localizer: RecipeLocalizer, material: Gathered, path: Path) ->
 
 def _grey(values: NDArray[np.float32]) -> Image.Image:
     scaled = (np.clip(values, -UNIT, UNIT) + UNIT) / (2 * UNIT) * 255
-    return Image.fromarray(scaled.round().astype(np.uint8), mode="L")
+    return Image.fromarray(scaled.round().astype(np.uint8))

@@ -30,7 +30,7 @@ OTHER_PATIENT = "an instance of another patient has this Study Instance UID"
 OTHER_CONTENT = "another object with the same SOP Instance UID and other pixels was received"
 FILES_TO_DELETE = "fovea_files_to_delete"
 """Where a session keeps the paths to delete after its commit."""
-_IDENTITY = (
+IDENTITY = (
     "patient_id",
     "issuer_of_patient_id",
     "patient_name",
@@ -40,6 +40,7 @@ _IDENTITY = (
     "study_date",
     "study_description",
 )
+"""What a study's row says of patient and study, and a received object too."""
 
 
 class Receipt(StrEnum):
@@ -280,7 +281,7 @@ class Arrival:
     def _take_identity(self, *, only_filled: bool) -> bool:
         """Copy the newest identity to the study, or only what of it is not empty; True where it changed."""
         changed = False
-        for name in _IDENTITY:
+        for name in IDENTITY:
             value = storable(getattr(self.received, name))
             if getattr(self.study, name) != value and not (only_filled and not value):
                 setattr(self.study, name, value)
@@ -333,7 +334,7 @@ def _quarantine(session: Session, study: Study, reason: str, *, at: datetime, pe
 
 
 def _identity_digest(received: ReceivedInstance) -> str:
-    identity = json.dumps([storable(getattr(received, name)) for name in _IDENTITY])
+    identity = json.dumps([storable(getattr(received, name)) for name in IDENTITY])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -352,7 +353,7 @@ def locked_study(session: Session, received: ReceivedInstance, peer: str, at: da
         "study_instance_uid": received.study_instance_uid,
         "state": (StudyState.SETTLED if received.passive else StudyState.RECEIVING).value,
         "revision": 0 if received.passive else 1,
-        **{name: storable(getattr(received, name)) for name in _IDENTITY},
+        **{name: storable(getattr(received, name)) for name in IDENTITY},
         "received_from": storable(peer),
         "first_received_at": at,
         "last_received_at": at,

@@ -49,6 +49,7 @@ class EventKind(StrEnum):
     DELIVERY_ATTEMPTED = "delivery attempted"
     DELIVERY_SUCCEEDED = "delivery succeeded"
     DELIVERY_FAILED = "delivery failed"
+    DELIVERY_REPLACED = "delivery replaced"
     DELIVERY_CANCELED = "delivery canceled"
     DELIVERY_RESUBMITTED = "delivery resubmitted"
     COMMITMENT_REQUESTED = "commitment requested"

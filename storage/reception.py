@@ -8,13 +8,24 @@ in that order, and two listeners cannot wait for each other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from storage.arrival import FILES_TO_DELETE, OTHER_CONTENT, OTHER_PATIENT, Arrival, Receipt, ReceivedInstance, locked_study
+from storage.arrival import (
+    FILES_TO_DELETE,
+    IDENTITY,
+    OTHER_CONTENT,
+    OTHER_PATIENT,
+    Arrival,
+    Receipt,
+    ReceivedInstance,
+    locked_study,
+)
 from storage.associations import close_association, close_interrupted, open_association, refuse_association
+from storage.events import storable
 from storage.models import Instance, Result, Study
 from storage.moves import move_study
 from storage.reconcile import Reconciled, reconcile
@@ -31,6 +42,7 @@ __all__ = [
     "close_interrupted",
     "discard",
     "files_to_delete",
+    "held_instances",
     "is_own_result",
     "open_association",
     "reconcile",
@@ -57,14 +69,29 @@ def record(session: Session, association_id: int | None, received: ReceivedInsta
     return receipt
 
 
-def release(session: Session, study_id: int, *, user: str, include_held: bool, at: datetime) -> None:
-    """Let a quarantined study go on, with or without the instances held in it. Raises InvalidMove."""
+def release(
+    session: Session, study_id: int, *, user: str, include_held: bool, at: datetime, identity: Mapping[str, str] | None = None
+) -> None:
+    """Let a quarantined study go on, with or without the instances held in it. Raises InvalidMove.
+
+    `identity` is what the newest of its instances says of patient and study, where that is a held one taken in now: the newest
+    identity wins.
+    """
     study = session.get_one(Study, study_id, with_for_update={"key_share": True}, populate_existing=True)
     move_study(session, study, StudyEvent.RELEASE, at=at, user=user, detail={"held included": include_held})
-    if include_held:
-        for series in study.series:
-            for instance in series.instances:
-                instance.held = False
+    if not include_held:
+        return
+    for instance in held_instances(study):
+        instance.held = False
+    for name, value in (identity or {}).items():
+        if name in IDENTITY:
+            setattr(study, name, storable(value))
+
+
+def held_instances(study: Study) -> list[Instance]:
+    """The instances held in the study, newest last."""
+    held = [instance for series in study.series for instance in series.instances if instance.held]
+    return sorted(held, key=lambda one: (one.received_at, one.id))
 
 
 def discard(session: Session, study_id: int, *, user: str, at: datetime) -> list[str]:

@@ -135,6 +135,18 @@ def character_set_for(headers: Sequence[Dataset], wanted: str) -> str:
     return wanted
 
 
+@disable_value_validation()
+def under_identity(header: Dataset, identity: Iterable[tuple[str, str]]) -> None:
+    """Give the header another patient where the study's newest instance names one (a merge, or a quarantine that was ended)."""
+    told = dict(identity)
+    newest = told.get("PatientID", "").strip()
+    if not newest or str(header.get("PatientID", "") or "").strip() == newest:
+        return
+    for keyword, value in told.items():
+        if value or keyword in header:
+            setattr(header, keyword, value)
+
+
 def copy_patient_study(header: Dataset, result: Dataset) -> None:
     """Give `result` the very patient and study attributes of a sanitised header, and no others of that list."""
     for keyword in PATIENT_AND_STUDY:

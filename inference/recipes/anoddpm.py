@@ -1,7 +1,7 @@
 """AnoDDPM: simplex noise destroys lesions up to a quarter of the chain, a stochastic chain paints a healthy brain.
 
 Wyatt et al., CVPR workshops 2022: simplex noise of 6 octaves, persistence 0.8, period 64 pixels of 256 across (here the
-same 60 mm: 24 pixels of 2.4 mm), level 250 of 1000. The paper steps one by one; 25 steps of ten are taken here, each with
+same 60 mm: 24 pixels of 2.4 mm), level 250 of 1000. The paper steps one by one; 10 steps of 25 are taken here, each with
 the signal and noise that the network is told.
 """
 
@@ -21,7 +21,7 @@ ANODDPM = Recipe(
     paper="Wyatt et al., CVPR workshops 2022",
     corruptor=Noised(SIMPLEX),
     denoiser=PredictedNoise(),
-    sampler=Chain(even_pairs(0.25, 0.0, 25), ddpm(noise=SIMPLEX)),
+    sampler=Chain(even_pairs(0.25, 0.0, 10), ddpm(noise=SIMPLEX)),
     scorer=Residual(Aggregate.LAST, distance=squared_difference, healthy=Aggregate.LAST),
     postprocessor=Components(median=3),
     training=noise_predictor(SIMPLEX),

@@ -1,7 +1,7 @@
 """Classifier guidance: the image is inverted unguided and decoded along the gradient of a classifier towards health.
 
 Wolleb et al., MICCAI 2022, arXiv 2203.04306: DDIM to 500 of 1000 and back, scale 100, classifier trained on noised images
-with one label each. 15 steps each way in place of 500. The paper's images run from -1 to 1 and have more pixels; in our units
+with one label each. 10 steps each way in place of 500. The paper's images run from -1 to 1 and have more pixels; in our units
 its scale holds only in order of magnitude.
 """
 
@@ -15,7 +15,7 @@ from inference.samplers import Chain, Ddim, even_pairs
 from inference.scorers import Aggregate, Residual
 
 HEALTHY = 0
-FIRST, TOP, STEPS = 0.001, 0.5, 15
+FIRST, TOP, STEPS = 0.001, 0.5, 10
 CLASSIFIER: dict[str, Argument] = {
     "stem": 2,
     "multiple": 16,

@@ -2,7 +2,7 @@
 
 Bercea et al., MICCAI 2024: level 350 of 1000, blends at 300, 150 and 50, the harmonic mean of the maps there. The paper
 divides each map by the image's own maximum, here a fixed departure counts as full; its LPIPS weights (trained on photographs,
-to be downloaded) are left out, the smoothed residual stands alone. 35 steps of ten in place of 350.
+to be downloaded) are left out, the smoothed residual stands alone. 14 steps of 25 in place of 350.
 """
 
 from inference.blends import Harmonised
@@ -14,7 +14,7 @@ from inference.recipes.trainings import WHITE_NOISE
 from inference.samplers import Chain, ddpm, pairs_through
 from inference.scorers import Aggregate, Residual, smoothed_difference
 
-LEVELS = tuple(round(0.35 - 0.01 * n, 2) for n in range(36))
+LEVELS = tuple(round(0.35 - 0.025 * n, 3) for n in range(15))
 BLENDED = (0.3, 0.15, 0.05)
 
 THOR = Recipe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -10,28 +11,31 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from dicom_node.catalog import shipped_models
 from dicom_node.cli import app
 from inference.bundle import open_card
-from tests.inference.heads import Blob, head, positions_lps, tiny_bundle
+from inference.data import axial_volume
+from inference.phantom import synthetic_head
 
 pytestmark = pytest.mark.feature("L5")
-CENTRES = ((20.0, -20.0, 0.0), (-25.0, 15.0, 10.0), (15.0, 25.0, -15.0))
+PATIENTS = 6
+INTENSITY = ("--recipe", "intensity")
+"""The recipe without a restorer: the commands are tested here, not the model."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose intensity recipe needs no training, and six heads with a bright ball each, marked."""
+    """The shipped bundle, and six heads made by code with a bright lesion each, marked."""
     folder = tmp_path_factory.mktemp("evaluate")
-    tiny_bundle(folder / "bundle", recipes=("intensity",))
+    shutil.copytree(shipped_models() / "brain-flair", folder / "bundle")
     (folder / "studies").mkdir()
-    for number in range(6):
-        ball = Blob(CENTRES[number % 3], 12.0, 1.4 + 0.1 * number)
-        scan = head(blobs=(ball,))
-        apart = np.linalg.norm(positions_lps(scan.spatial_shape, scan.affine) - np.array(ball.centre_lps), axis=-1)
-        marked = scan.with_array((apart <= ball.radius_mm).astype(np.float32))
-        nibabel.save(scan.to_nibabel(), folder / "studies" / f"p{number}_FLAIR.nii.gz")
-        nibabel.save(marked.to_nibabel(), folder / "studies" / f"p{number}_mask.nii.gz")
-    (folder / "studies" / "participants.csv").write_text("patient,age,sex\n" + "".join(f"p{n},{40 + n},F\n" for n in range(6)))
+    for number in range(PATIENTS):
+        one = synthetic_head(seed=40 + number, shape=(20, 112, 104), spacing_mm=(7.0, 2.0, 2.0), lesions=1)
+        for name, array in (("FLAIR", one.image), ("mask", one.lesion)):
+            volume = axial_volume(array.astype(np.float32), one.spacing_mm)
+            nibabel.save(volume.to_nibabel(), folder / "studies" / f"p{number}_{name}.nii.gz")
+    table = "".join(f"p{number},{40 + number},F\n" for number in range(PATIENTS))
+    (folder / "studies" / "participants.csv").write_text("patient,age,sex\n" + table)
     return folder
 
 
@@ -44,15 +48,16 @@ def run(*words: str | Path) -> tuple[int, str, str]:
 def test_a_folder_of_studies_gives_a_table_json_charts_and_a_report(place: Path) -> None:
     out = place / "report"
 
-    status, told, said = run("evaluate", place / "bundle", "--data", place / "studies", "--out", out, "--draws", "50")
+    status, told, said = run("evaluate", place / "bundle", *INTENSITY, "--data", place / "studies", "--out", out, "--draws", "50")
 
     assert status == 0, said
     assert "Average precision, pooled" in told
     content = json.loads((out / "evaluation.json").read_text())
     [one] = content["sets"]
-    assert (one["patients"], one["lesions"], one["refused"]) == (6, 6, [])
+    assert (one["patients"], one["refused"]) == (PATIENTS, [])
     [localizer] = one["localizers"]
-    assert localizer["delivered"]["lesion_sens"]["value"] == 1.0
+    assert localizer["delivered"]["lesion_sens"]["value"] >= 0.5
+    assert localizer["maps"]["score"]["figures"]["ap_pooled"]["value"] > 10 * one["prevalence"]
     assert {part["kind"] for part in localizer["strata"]} >= {"sex", "age", "lesion volume"}
     assert "did worst" in (out / "report.html").read_text()
     assert list(out.glob("*-precision.svg"))
@@ -60,13 +65,22 @@ def test_a_folder_of_studies_gives_a_table_json_charts_and_a_report(place: Path)
 
 def test_thresholds_fixed_on_another_folder_are_named(place: Path) -> None:
     status, told, said = run(
-        "evaluate", place / "bundle", "--data", place / "studies", "--fixed-on", "development", "--draws", "20", "--json"
+        "evaluate",
+        place / "bundle",
+        *INTENSITY,
+        "--data",
+        place / "studies",
+        "--fixed-on",
+        "development",
+        "--draws",
+        "20",
+        "--json",
     )
 
     assert status == 0, said
     [one] = json.loads(told)["sets"]
     assert "other patients of studies" in one["fixed_on"]
-    assert one["patients"] < 6
+    assert 0 < one["patients"] < PATIENTS
 
 
 @pytest.mark.parametrize(
@@ -88,7 +102,7 @@ def test_a_wrong_call_says_what_is_wrong(words: tuple[str, ...], reason: str, pl
 
 def test_the_same_patients_may_not_fix_and_be_measured(place: Path) -> None:
     status, _, said = run(
-        "evaluate", place / "bundle", "--data", place / "studies", "--fixed-on", place / "studies", "--draws", "5"
+        "evaluate", place / "bundle", *INTENSITY, "--data", place / "studies", "--fixed-on", place / "studies", "--draws", "5"
     )
 
     assert status != 0
@@ -99,11 +113,23 @@ def test_the_same_patients_may_not_fix_and_be_measured(place: Path) -> None:
 def test_the_phantom_grid_is_written_and_put_onto_the_card(place: Path) -> None:
     healthy = place / "healthy"
     healthy.mkdir()
-    nibabel.save(head().to_nibabel(), healthy / "one.nii.gz")
+    head = synthetic_head(seed=50, shape=(20, 112, 104), spacing_mm=(7.0, 2.0, 2.0), lesions=0)
+    nibabel.save(axial_volume(head.image, head.spacing_mm).to_nibabel(), healthy / "one.nii.gz")
     before = open_card(place / "bundle")
 
     status, told, said = run(
-        "phantom-grid", place / "bundle", "--healthy", healthy, "--heads", "1", "--each", "2", "--out", place / "grid", "--attach"
+        "phantom-grid",
+        place / "bundle",
+        *INTENSITY,
+        "--healthy",
+        healthy,
+        "--heads",
+        "1",
+        "--each",
+        "2",
+        "--out",
+        place / "grid",
+        "--attach",
     )
 
     assert status == 0, said

@@ -102,6 +102,21 @@ def test_a_run_finds_the_lesions_and_tells_of_them(study: Study, outcome: RunOut
     assert items(report, codes.NUMBER_OF_LESIONS)[0].MeasuredValueSequence[0].NumericValue == len(outcome.summary.findings)
 
 
+def test_the_report_carries_the_studys_newest_patient(tmp_path: Path) -> None:
+    """F46: the images still name the patient as it was; no network is needed to say that a run was refused."""
+    images = series_input(write(SeriesPlan(shape=(3, 16, 16)), tmp_path))
+    newest = (("PatientID", "P9"), ("IssuerOfPatientID", ""), ("PatientName", "New^Name"), ("AccessionNumber", "A9"))
+    asked = replace(request_for(images), refusal=Reason("slices", "too few"), identity=newest)
+
+    assert request_from_json(request_to_json(asked)) == asked
+    report = dcmread(BytesIO(run(asked).objects[-1].data))
+
+    assert (report.PatientID, report.PatientName, report.AccessionNumber) == ("P9", "New^Name", "A9")
+    before = dcmread(BytesIO(run(replace(asked, identity=())).objects[-1].data))
+    assert before.PatientID != "P9"
+    assert before.SOPInstanceUID != report.SOPInstanceUID
+
+
 def _marked_by_source(segmentation: Dataset) -> dict[int, np.ndarray]:
     """By Instance Number of the source image, which the builder puts last in its UID, the pixels of any finding."""
     marked: dict[int, np.ndarray] = {}

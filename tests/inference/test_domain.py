@@ -25,7 +25,8 @@ from inference.preprocess import brain_median, standardise
 from inference.publish import attach_domain
 from inference.types import Refusal
 from tests.data import ge_series
-from tests.inference.heads import card, head, tiny_bundle
+from tests.inference.heads import card, head
+from tests.inference.test_localizer import localizer
 
 pytestmark = pytest.mark.feature("L6")
 SPACING = (8.0, 1.6, 1.6)
@@ -156,12 +157,12 @@ def test_too_few_studies_are_no_reference() -> None:
 def test_a_real_t1_series_is_refused_from_its_pixels(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(Path(inference.__file__).parent / "models" / "brain-flair", bundle)
-    localizer = load_localizer(bundle, device="cpu")
+    shipped = load_localizer(bundle, device="cpu")
     atlas = analytic_atlas(1)
     heads = [made((atlas, atlas), seed) for seed in range(LEAST_STUDIES)]
     volumes = [axial_volume(one.image, one.spacing_mm) for one in heads]
-    seen = [localizer.raw_maps(volume, Context()).figures for volume in volumes]  # type: ignore[attr-defined]  # ours
-    name = localizer.recipe.name  # type: ignore[attr-defined]  # ours
+    seen = [shipped.raw_maps(volume, Context()).figures for volume in volumes]  # type: ignore[attr-defined]  # ours
+    name = shipped.recipe.name  # type: ignore[attr-defined]  # ours
     attach_domain(bundle, {name: domain_reference(seen, "heads made by code")})
     t1 = read_series(ge_series(tmp_path / "series")).volume[::4]
 
@@ -172,60 +173,47 @@ def test_a_real_t1_series_is_refused_from_its_pixels(tmp_path: Path) -> None:
     assert load_localizer(bundle, device="cpu").localize(volumes[0], Context()).domain is not None
 
 
-def tiny(folder: Path, reference: DomainReference | None) -> Path:
-    """A bundle of tiny networks with that reference for its intensity recipe, which asks no restorer."""
-    domain = {} if reference is None else {"intensity": reference}
-    tiny_bundle(folder, recipes=("intensity",), domain=domain)
-    return folder
-
-
-def narrow(figures_seen: list[Figures], limit: float) -> DomainReference:
-    """A reference around these figures with that limit."""
+def narrow(around: Figures, limit: float) -> dict[str, DomainReference]:
+    """A reference around these figures with that limit, for the intensity recipe."""
     rng = np.random.default_rng(0)
-    spread = [figures_seen[0] + rng.normal(0, 0.05, len(FIGURES)) for _ in range(30)]
-    return domain_reference(spread, "a test's").model_copy(update={"refuse_above": limit})
+    spread = [around + rng.normal(0, 0.05, len(FIGURES)) for _ in range(30)]
+    return {"intensity": domain_reference(spread, "a test's").model_copy(update={"refuse_above": limit})}
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Figures, Path]:
-    """The figures of the test head under a bundle without a reference, and that bundle."""
-    place = tiny(tmp_path_factory.mktemp("bundle") / "plain", None)
-    localizer = load_localizer(place, device="cpu")
-    return localizer.raw_maps(head(), Context()).figures, place  # type: ignore[attr-defined]  # ours: a RecipeLocalizer
+def seen() -> Figures:
+    """The figures of the test head under the intensity recipe."""
+    return localizer("intensity").raw_maps(head(), Context()).figures
 
 
-def test_the_gate_is_off_where_the_card_has_no_reference(seen: tuple[Figures, Path]) -> None:
-    result = load_localizer(seen[1], device="cpu").localize(head(), Context())
+def test_the_gate_is_off_where_the_card_has_no_reference() -> None:
+    result = localizer("intensity").localize(head(), Context())
 
     assert result.domain is None
     assert not any("calibrated on" in remark for remark in result.provenance.quality)
 
 
-def test_the_gate_is_part_of_every_localization(seen: tuple[Figures, Path], tmp_path: Path) -> None:
-    ordinary = tiny(tmp_path / "ordinary", narrow([seen[0]], 100.0))
-    odd = tiny(tmp_path / "odd", narrow([seen[0] + 1.0], 1e6))
-    strict = tiny(tmp_path / "strict", narrow([seen[0] + 1.0], 3.0))
-
-    inside = load_localizer(ordinary, device="cpu").localize(head(), Context())
-    outside = load_localizer(odd, device="cpu").localize(head(), Context())
+def test_the_gate_is_part_of_every_localization(seen: Figures) -> None:
+    inside = localizer("intensity", domain=narrow(seen, 100.0)).localize(head(), Context())
+    outside = localizer("intensity", domain=narrow(seen + 1.0, 1e6)).localize(head(), Context())
 
     assert inside.domain is not None
     assert inside.domain.p > 0.5
     assert not any("calibrated on" in remark for remark in inside.provenance.quality)
     assert any(remark.startswith("Outside the range") for remark in outside.provenance.quality)
     with pytest.raises(Refusal, match="distance"):
-        load_localizer(strict, device="cpu").localize(head(), Context())
+        localizer("intensity", domain=narrow(seen + 1.0, 3.0)).localize(head(), Context())
 
 
-def test_a_reference_of_other_figures_is_said_and_not_used(seen: tuple[Figures, Path], tmp_path: Path) -> None:
-    old = narrow([seen[0]], 100.0).model_copy(update={"figures": ("something else",)})
+def test_a_reference_of_other_figures_is_said_and_not_used(seen: Figures) -> None:
+    old = narrow(seen, 100.0)["intensity"].model_copy(update={"figures": ("something else",)})
 
-    result = load_localizer(tiny(tmp_path / "old", old), device="cpu").localize(head(), Context())
+    result = localizer("intensity", domain={"intensity": old}).localize(head(), Context())
 
     assert result.domain is None
     assert any("was not checked" in remark for remark in result.provenance.quality)
     with pytest.raises(ValueError, match="other figures"):
-        assess(seen[0], old)
+        assess(seen, old)
 
 
 def test_a_card_without_the_field_is_still_read() -> None:

@@ -101,3 +101,13 @@ def test_a_stated_spacing_of_nothing_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UnreadableImageError, match="above 0"):
         volume_from_nifti(path, stated_spacing_mm=(0.0, 1.0, 1.0))
+
+
+def test_a_header_without_spacing_and_orientation_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    image = nibabel.Nifti1Image(np.zeros(SHAPE, dtype=np.float32), None)
+    image.header["pixdim"][1:4] = 0
+    nibabel.save(image, path)
+
+    with pytest.raises(UnreadableImageError, match="no spacing and orientation"):
+        volume_from_nifti(path)

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from inference.corruptors import Inversion
 from inference.networks import build
 from inference.recipes import RECIPES
 from inference.recipes.recipe import Recipe, Scheme
 from inference.restoration import Setting, restore
 from inference.samplers import Chain, OneShot
+from inference.schedules import LINEAR
 from inference.scorers import Aggregate, Residual
-from tests.inference.heads import card, restless, shown
+from tests.inference.heads import Knows, card, restless, shown
 
 POINT = card().operating_point["cold_restore"]
 NO_NETWORK = ("intensity", "equalised")
@@ -210,3 +212,32 @@ def test_a_part_that_cannot_be_written_down_is_an_error() -> None:
 
     with pytest.raises(TypeError, match="not object"):
         broken.digest(POINT)
+
+
+@pytest.mark.parametrize("name", ["anoddpm", "thor"])
+def test_a_chain_holds_at_each_level_the_signal_and_noise_that_the_network_is_told(name: str) -> None:
+    recipe = RECIPES[name]
+    clean = torch.full((2, 1, 96, 96), 4.0)
+    oracle = Knows(clean)
+
+    ends = list(recipe.sampler.stream(shown(clean, seed=2), recipe.corruptor, oracle))
+
+    assert torch.equal(ends[-1].value, clean)
+    for level, image in oracle.asked:
+        sigma = LINEAR.sigma(level)
+        # simplex noise has few periods in a slice, so its sample mean and deviation stray further than white noise's
+        of_mean, of_deviation = (0.6, 0.35) if name == "anoddpm" else (0.05, 0.04)
+        assert float(image.mean()) == pytest.approx(4.0 * LINEAR.alpha(level), abs=of_mean * sigma)
+        assert float(image.std()) == pytest.approx(sigma, rel=of_deviation)
+
+
+@pytest.mark.parametrize("name", ["classifier_free", "classifier_guided"])
+def test_inversion_and_decoding_pass_the_same_levels(name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe.corruptor, Inversion)
+    assert isinstance(recipe.sampler, Chain)
+
+    up, down = recipe.corruptor.pairs, recipe.sampler.pairs
+
+    assert [level for level, _ in down] == pytest.approx([level for _, level in reversed(up)])
+    assert down[-1][1] == pytest.approx(up[0][0])

@@ -338,6 +338,21 @@ def test_released_study_is_received_anew_with_or_without_the_held(database: Data
         assert users == ["ada", "ada"]
 
 
+def test_a_study_released_with_its_held_instances_takes_the_newest_identity(database: Database) -> None:
+    """F46: what the archive said last is what the results carry."""
+    take(database, received("1.2.3"))
+    take(database, received("1.2.3", 2, patient_id="P9"))
+    newest = {"patient_id": "P9", "patient_name": "New^Name", "held": "no column of the identity"}
+
+    with database.write() as session:
+        study_id = the_study(session, "1.2.3").id
+        reception.release(session, study_id, user="ada", include_held=True, at=at(300), identity=newest)
+
+    with database.read() as session:
+        study = the_study(session, "1.2.3")
+        assert (study.patient_id, study.patient_name, study.accession_number) == ("P9", "New^Name", received().accession_number)
+
+
 def test_discarded_study_gives_up_its_files_and_keeps_its_rows(database: Database) -> None:
     take(database, received())
     rejected = replace(received(), digest=digest("o"), pixel_digest=digest("op"), path=path("o", 3))

@@ -17,9 +17,10 @@ from pydicom.tag import Tag
 
 from dicom_node.outcome import KIND_OF_OBJECT, OutputOptions, Reason
 from dicom_node.results.encode import encode
-from dicom_node.results.headers import content_moment, sanitise
+from dicom_node.results.headers import content_moment, sanitise, under_identity
 from dicom_node.results.identity import identity_of
 from dicom_node.series import SeriesVolume, read_series
+from tests import studies
 from tests.dicom_node.results.builders import SeriesPlan, account_of, localization_of, two_masks, write
 from tests.dicom_node.results.tools import complaints
 
@@ -351,3 +352,30 @@ def test_a_header_with_nothing_but_uids_gets_its_refusal_report(tmp_path: Path) 
     path.write_bytes(report.data)
     assert [line for line in complaints(path) if "needed to build DICOMDIR" not in line] == []
     assert dcmread(path).StudyInstanceUID == header.StudyInstanceUID
+
+
+def _header_of(**values: str) -> Dataset:
+    image = studies.series(studies.Plan(slices=1, rows=8, columns=8))[0]
+    put(**values)(image)
+    return image
+
+
+class TestNewestIdentity:
+    """F46: the study's newest instance names the patient."""
+
+    TOLD = (("PatientID", "P9"), ("IssuerOfPatientID", ""), ("PatientName", "Neu^Jos\u00e9"), ("AccessionNumber", "A9"))
+
+    def test_another_patient_takes_the_place_of_the_images_own(self) -> None:
+        header = sanitise(_header_of(PatientID="P1", PatientName="Old^Name"), "ISO_IR 192")
+
+        under_identity(header, self.TOLD)
+
+        assert (header.PatientID, header.PatientName, header.AccessionNumber) == ("P9", "Neu^Jos\u00e9", "A9")
+
+    def test_the_same_patient_stays_character_for_character(self) -> None:
+        header = sanitise(_header_of(PatientID=" P9", PatientName="Spelled^Otherwise"), "ISO_IR 192")
+
+        under_identity(header, self.TOLD)
+        under_identity(header, ())
+
+        assert header.PatientName == "Spelled^Otherwise"
