@@ -1,8 +1,8 @@
 """What a finding must pass: a score for every voxel of it, and for the whole of it peak and volume together.
 
 Chosen on lesion-free heads and on development patients, never on those who are measured. A finding is false where it comes
-nowhere near a marked lesion. The threshold decides how far a finding reaches, so bright ones get the one of highest pooled
-Dice; the evidence (peak score plus log10 of the volume) decides whether it is shown, so false ones are kept rare by it.
+nowhere near a marked lesion. The threshold decides how far a finding reaches, so it is the one of highest pooled Dice; the
+evidence (peak score plus log10 of the volume) decides whether a finding is shown, so false ones are kept rare by it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-MOST_FALSE = {Contrast.BRIGHTER: 1.5, Contrast.DARKER: 0.5}
+MOST_FALSE = {Contrast.BRIGHTER: 1.75, Contrast.DARKER: 0.25}
 """False findings in a head, on average: two of both signs together."""
 LEAST_MM3 = 40.0
 MOST_FINDINGS = 50
@@ -72,14 +72,18 @@ def operating_point(
     calibration: Calibration, healthy: Sequence[RawHead], patients: Sequence[RawHead], words: str
 ) -> OperatingPointCard:
     """Thresholds and evidence: best pooled Dice for bright findings, few false ones of either sign."""
-    bright = _best_threshold(calibration, patients)
-    evidence = _least_evidence(calibration, healthy, patients, bright)
-    dark = _rare_threshold(calibration, (healthy, patients))
-    log.info("operating point", bright=round(bright, 2), evidence=round(evidence, 2), dark=round(dark, 2))
+    threshold = _best_threshold(calibration, patients)
+    evidence = {
+        Contrast.BRIGHTER: _bright_evidence(calibration, healthy, patients, threshold),
+        Contrast.DARKER: _dark_evidence(calibration, (healthy, patients), threshold),
+    }
+    log.info(
+        "operating point", threshold=round(threshold, 2), evidence={str(sign): round(one, 2) for sign, one in evidence.items()}
+    )
     return OperatingPointCard(
-        threshold={str(Contrast.BRIGHTER): round(bright, 3), str(Contrast.DARKER): round(dark, 3)},
+        threshold={str(sign): round(threshold, 3) for sign in Contrast},
         minimum_volume_mm3=LEAST_MM3,
-        least_evidence={str(Contrast.BRIGHTER): round(evidence, 3)},
+        least_evidence={str(sign): round(one, 3) for sign, one in evidence.items()},
         maximum_findings=MOST_FINDINGS,
         rule=words,
     )
@@ -91,9 +95,9 @@ def rule_words(who: str, patients: Sequence[RawHead]) -> str:
     if not patients:
         return f"{few} in each lesion-free synthetic head; no patient had a say"
     return (
-        f"bright: the threshold of highest Dice pooled over {who}; peak score plus log10 of the volume in mm3 raised until {few} "
-        "farther than 5 mm from a marked lesion are left in a lesion-free synthetic head, then towards as few in a patient while "
-        "Dice stays within 3 % of its best; dark: the threshold at which they are as few in both"
+        f"the threshold, of both signs, has the highest Dice of bright findings pooled over {who}; peak score plus log10 of the "
+        f"volume in mm3 is raised until {few} farther than 5 mm from a marked lesion are left in a lesion-free synthetic head, "
+        "and in a patient as far as the Dice of bright ones stays within 3 % of its best"
     )
 
 
@@ -136,7 +140,9 @@ def _best_threshold(calibration: Calibration, patients: Sequence[RawHead]) -> fl
     return total.best_dice().threshold if total.marked.any() else _LOWEST_THRESHOLD
 
 
-def _least_evidence(calibration: Calibration, healthy: Sequence[RawHead], patients: Sequence[RawHead], threshold: float) -> float:
+def _bright_evidence(
+    calibration: Calibration, healthy: Sequence[RawHead], patients: Sequence[RawHead], threshold: float
+) -> float:
     most = MOST_FALSE[Contrast.BRIGHTER]
     in_healthy, in_patients = (
         [candidates(head, calibration, Contrast.BRIGHTER, threshold) for head in heads] for heads in (healthy, patients)
@@ -164,9 +170,10 @@ def _dice(found: Sequence[Sequence[Candidate]], truth: int, evidence: float) -> 
     return 2 * sum(one.marked for one in kept) / total if total else 0.0
 
 
-def _rare_threshold(calibration: Calibration, groups: Sequence[Sequence[RawHead]]) -> float:
-    threshold, end = _LOWEST_THRESHOLD, float(np.log10(calibration.voxels))
+def _dark_evidence(calibration: Calibration, groups: Sequence[Sequence[RawHead]], threshold: float) -> float:
+    evidence = 0.0
     for heads in groups:
-        while threshold <= end and false_per_head(calibration, heads, Contrast.DARKER, threshold) > MOST_FALSE[Contrast.DARKER]:
-            threshold += 2 * _STEP
-    return threshold
+        found = [candidates(head, calibration, Contrast.DARKER, threshold) for head in heads]
+        while _false_among(found, evidence) > MOST_FALSE[Contrast.DARKER]:
+            evidence += _STEP
+    return evidence

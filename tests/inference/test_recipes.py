@@ -124,7 +124,7 @@ def test_the_network_sees_slices_with_brain_only_once_per_level(recipe: Recipe) 
         seen.append(len(image))
         assert image.shape[-2] % 8 == 0
         assert image.shape[-1] % 8 == 0
-        return image
+        return torch.cat([image, image], 1) if recipe.name == "cold_outline" else image
 
     maps = restore(images, brain, recipe, {"restorer": network}, SETTING)
 
