@@ -104,7 +104,7 @@ def _write(out: Path, series: SeriesVolume, localization: Localization) -> None:
 
     maps = {
         "score": localization.score,
-        "residual": localization.raw,
+        "raw": localization.raw,
         "brain": localization.brain,
         "labels": localization.labels,
         "pseudo_healthy": localization.pseudo_healthy,

@@ -121,7 +121,8 @@ class Localization:
     score: Volume
     """float32; minus log10 of the fraction of reference voxels whose raw score is at least as high; 0 is ordinary."""
     raw: Volume
-    """float32; signed residual in the units of the standardised image, positive where brighter than healthy."""
+    """float32; what the recipe's scorer gave before calibration, positive where brighter than healthy: for most recipes the
+    residual in standardised units, for an outlining one residual and probability together."""
     brain: Volume
     """uint8; 1 inside the brain, where the score is defined; outside the score is 0."""
     labels: Volume
