@@ -23,7 +23,7 @@ from inference.phantom.analytic import analytic_atlas
 from inference.phantom.banks import Bank
 from inference.phantom.heads import Lesions, SyntheticHead, head_from_atlas
 from inference.phantom.tissues import Atlas, read_label_map
-from inference.postprocess import calibrate
+from inference.postprocess import PostProcessor
 from inference.preprocess import UNIT
 from inference.restoration import Setting, restore
 
@@ -81,7 +81,9 @@ def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> 
     return np.asarray(localizer.recipe.postprocessor.smooth(maps.raw)[inner], dtype=np.float32)
 
 
-def reference_table(heads: Sequence[RawHead], real: FloatArray, words: str, seed: int = 0) -> Calibration:
+def reference_table(
+    postprocessor: PostProcessor, heads: Sequence[RawHead], real: FloatArray, words: str, seed: int = 0
+) -> Calibration:
     """The calibration of at most 150,000 voxels of each head and as many real ones as all heads together."""
     rng = np.random.default_rng(seed)
     parts = []
@@ -91,7 +93,7 @@ def reference_table(heads: Sequence[RawHead], real: FloatArray, words: str, seed
     synthetic = np.concatenate(parts)
     if real.size:
         parts.append(rng.choice(real, min(real.size, synthetic.size), replace=False))
-    return calibrate(np.concatenate(parts), words)
+    return postprocessor.calibrate(np.concatenate(parts), words)
 
 
 def calibrate_recipe(
@@ -108,7 +110,7 @@ def calibrate_recipe(
     healthy = [raw_head(localizer, volume) for volume in volumes]
     references = np.zeros(0, np.float32) if real is None else real_reference(localizer, real)
     patients = development_heads(localizer, iter(development))
-    table = reference_table(healthy, references, REFERENCE_WORDS)
+    table = reference_table(localizer.recipe.postprocessor, healthy, references, REFERENCE_WORDS)
     return table, operating_point(
         table, healthy, patients, rule_words(f"{len(patients)} patients kept out of training", patients)
     )

@@ -1,7 +1,7 @@
 """From a raw map on the source grid to a calibrated score, a mask and findings measured in the patient.
 
 The score is minus log10 of the fraction of reference voxels that score at least as high, by a table for each
-sign of contrast. Nothing is normalised by the image at hand: the same voxel value means the same in every
+sign of contrast or by one for both. Nothing is normalised by the image at hand: the same voxel value means the same in every
 study. Coordinates are LPS in millimetres, arrays [slice, row, column].
 """
 
@@ -48,6 +48,10 @@ class PostProcessor(Protocol):
         """The raw map as it is calibrated; the reference voxels of a calibration must pass through too."""
         ...
 
+    def calibrate(self, raw: NDArray[np.floating], reference: str) -> Calibration:
+        """The tables of reference voxels raw[n], smoothed; `reference` says in words what they are."""
+        ...
+
     def assess(self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard) -> Assessment:
         """Score, labels and findings of raw[slice, row, column] inside `brain` of the same shape."""
         ...
@@ -62,6 +66,13 @@ class Components:
 
     through_sigma: float = 0.0
     """Standard deviation, in slices, of a Gaussian across the slices: a departure that neighbours share weighs more."""
+
+    one_table: bool = False
+    """Whether both signs of contrast share one calibration table, for raw scores that measure both ways alike."""
+
+    def calibrate(self, raw: NDArray[np.floating], reference: str) -> Calibration:
+        """One table for each sign, or one for both."""
+        return calibrate_together(raw, reference) if self.one_table else calibrate(raw, reference)
 
     def smooth(self, raw: FloatArray) -> FloatArray:
         """The raw map after the median filter and the Gaussian across slices."""
@@ -124,25 +135,36 @@ def check_calibration(calibration: Calibration) -> None:
 
 
 def calibrate(raw: NDArray[np.floating], reference: str) -> Calibration:
-    """The table of reference voxels raw[n], each the smoothed raw score of one voxel inside a brain.
+    """The tables of reference voxels raw[n], each the smoothed raw score of one voxel inside a brain; a table for each sign.
 
-    At rank k of n the table holds the k-th highest departure and k/n; ranks fall geometrically from n to 1,
+    At rank k of n a table holds the k-th highest departure and k/n; ranks fall geometrically from n to 1,
     so that the tail, where thresholds lie, is as fine as the reference allows. ValueError where there is no
     finite voxel.
     """
-    values = np.sort(np.asarray(raw, dtype=np.float64).ravel())
-    if not values.size or not np.all(np.isfinite(values)):
-        raise ValueError(f"{values.size} reference voxels, all must be finite and there must be one")
-    ranks = np.unique(np.geomspace(values.size, 1, TABLE_POINTS).round().astype(np.int64))[::-1]
-    table = {
-        str(Contrast.BRIGHTER): tuple(float(value) for value in values[values.size - ranks]),
-        str(Contrast.DARKER): tuple(float(value) for value in -values[ranks - 1]),
-    }
+    return _tables(reference, brighter=raw, darker=-raw)
+
+
+def calibrate_together(raw: NDArray[np.floating], reference: str) -> Calibration:
+    """The same with one table for both signs: how many reference voxels depart at least as far, whichever way.
+
+    For raw scores that measure both ways alike, such as residuals: apart, a rare sign has a short tail in the reference, and an
+    ordinary departure of that sign would score as high as a striking one of the other.
+    """
+    return _tables(reference, brighter=np.abs(raw), darker=np.abs(raw))
+
+
+def _tables(reference: str, *, brighter: NDArray[np.floating], darker: NDArray[np.floating]) -> Calibration:
+    count = brighter.size
+    if not count or not np.all(np.isfinite(brighter)):
+        raise ValueError(f"{count} reference voxels, all must be finite and there must be one")
+    ranks = np.unique(np.geomspace(count, 1, TABLE_POINTS).round().astype(np.int64))[::-1]
+    departures = {Contrast.BRIGHTER: brighter, Contrast.DARKER: darker}
+    highest = {sign: np.sort(np.asarray(values, dtype=np.float64).ravel()) for sign, values in departures.items()}
     return Calibration(
         reference=reference,
-        voxels=values.size,
-        raw=table,
-        exceedance=tuple(float(rank) / values.size for rank in ranks),
+        voxels=count,
+        raw={str(sign): tuple(float(value) for value in values[count - ranks]) for sign, values in highest.items()},
+        exceedance=tuple(float(rank) / count for rank in ranks),
     )
 
 

@@ -306,7 +306,7 @@ def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]
         localizer = _open(draft, name)
         healthy = [raw_head(localizer, volume) for volume in volumes]
         real = np.zeros(0, np.float32) if ingredients.real is None else real_reference(localizer, ingredients.real)
-        table = reference_table(healthy, real, REFERENCE_WORDS)
+        table = reference_table(localizer.recipe.postprocessor, healthy, real, REFERENCE_WORDS)
         development = development_heads(localizer, iter(ingredients.development))
         words = rule_words(f"{len(development)} low-grade-glioma development patients", development)
         made[name] = Made(table, operating_point(table, healthy, development, words), _ordinary(healthy, development))

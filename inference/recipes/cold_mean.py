@@ -18,7 +18,7 @@ COLD_MEAN = Recipe(
     denoiser=CleanImage(),
     sampler=OneShot(at=(0.25, 0.5, 0.75, 1.0)),
     scorer=Residual(intensity_weight=0.25),
-    postprocessor=Components(through_sigma=0.6),
+    postprocessor=Components(through_sigma=0.6, one_table=True),
     scheme=Scheme.SELF_SUPERVISED,
     training=ANOMALY_RESTORER,
 )

@@ -20,7 +20,7 @@ COLD_OUTLINE = Recipe(
     denoiser=Outlined(),
     sampler=OneShot(at=(0.5,)),
     scorer=OutlinedResidual(),
-    postprocessor=Components(through_sigma=0.6),
+    postprocessor=Components(through_sigma=0.6, one_table=True),
     scheme=Scheme.SELF_SUPERVISED,
     training=ANOMALY_OUTLINER,
 )

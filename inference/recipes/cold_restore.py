@@ -21,7 +21,7 @@ COLD_RESTORE = Recipe(
     denoiser=CleanImage(),
     sampler=OneShot(at=(0.5,)),
     scorer=Residual(intensity_weight=0.25),
-    postprocessor=Components(through_sigma=0.6),
+    postprocessor=Components(through_sigma=0.6, one_table=True),
     scheme=Scheme.SELF_SUPERVISED,
     training=ANOMALY_RESTORER,
 )

@@ -13,6 +13,7 @@ from inference.evaluation.maps import intensity_maps
 from inference.model_card import model_card_text
 from inference.operating import MOST_FALSE, RawHead, candidates, false_per_head, operating_point, rule_words
 from inference.phantom.tissues import Atlas, Tissue, atlas_from_tissue
+from inference.postprocess import Components
 from inference.types import Contrast
 from tests.inference.heads import card
 
@@ -50,7 +51,7 @@ def ball() -> Atlas:
 def test_scores_of_the_reference_are_its_own_exceedances() -> None:
     heads = [noise_head(seed) for seed in range(3)]
 
-    table = reference_table(heads, np.zeros(0, np.float32), "noise")
+    table = reference_table(Components(), heads, np.zeros(0, np.float32), "noise")
 
     middle = int(np.argmin(np.abs(np.array(table.exceedance) - 0.5)))
     assert table.voxels == 3 * 6 * 64 * 64
@@ -87,7 +88,7 @@ def test_without_patients_the_lesion_free_heads_decide_alone_and_the_card_says_s
 
 
 def test_a_finding_on_a_lesion_is_not_false_and_one_far_away_is() -> None:
-    table = reference_table([noise_head(0)], np.zeros(0, np.float32), "noise")
+    table = reference_table(Components(), [noise_head(0)], np.zeros(0, np.float32), "noise")
     alone = noise_head(1, ((30, 4.0),), lesion=True)
     accompanied = noise_head(1, ((30, 4.0), (5, 4.0)), lesion=True)
     top = float(np.log10(table.voxels)) - 0.01

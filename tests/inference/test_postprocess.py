@@ -122,6 +122,20 @@ def test_a_threshold_for_one_sign_only_is_an_error() -> None:
         check_operating_point(point().model_copy(update={"threshold": {"brighter": 1.0}}))
 
 
+def test_one_table_for_both_signs_scores_equal_departures_alike() -> None:
+    rng = np.random.default_rng(3)
+    skewed = np.where(rng.random(20_000) < 0.9, np.abs(rng.normal(0, 1, 20_000)), -0.1 * np.abs(rng.normal(0, 1, 20_000)))
+
+    apart, together = Components().calibrate(skewed, "skewed"), Components(one_table=True).calibrate(skewed, "skewed")
+    raw = np.array([1.0, -1.0])
+
+    assert calibrated(raw, apart, Contrast.DARKER)[1] > calibrated(raw, apart, Contrast.BRIGHTER)[0] + 1
+    assert calibrated(raw, together, Contrast.DARKER)[1] == calibrated(raw, together, Contrast.BRIGHTER)[0]
+    expected = -np.log10(np.mean(np.abs(skewed) >= 1.0))
+    assert calibrated(raw, together, Contrast.BRIGHTER)[0] == pytest.approx(expected, abs=0.02)
+    assert calibrated(raw, together, Contrast.BRIGHTER)[1] == 0  # of the other sign
+
+
 def test_a_finding_must_be_striking_or_large() -> None:
     raw = np.zeros(SHAPE)
     raw[2, 1:3, 1:3], raw[2, 2:6, 5:8] = 2.5, 2.5  # of one height, 4 and 12 voxels
