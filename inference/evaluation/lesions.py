@@ -96,7 +96,7 @@ def match(predicted: BoolArray, truth: BoolArray, labels: Labels, image: FloatAr
             Lesion(
                 volume_mm3=float(own.sum()) * math.prod(mm),
                 contrast=_contrast(number, box, labels, truth, image, brain, mm),
-                found=shared > 0 and shared >= HIT_OVERLAP * own.sum(),
+                found=bool(shared > 0 and shared >= HIT_OVERLAP * own.sum()),
                 touched=shared > 0,
                 overlaps=union > 0 and shared / union > 0.1,
             )

@@ -21,7 +21,7 @@ from tests.inference.heads import card, head
 from tests.inference.test_localizer import localizer
 
 pytestmark = pytest.mark.feature("L6")
-SPACING = (7.0, 1.6, 1.6)
+SPACING = (8.0, 1.6, 1.6)
 Draw = Callable[[np.random.Generator], Look]
 
 
