@@ -104,9 +104,10 @@ def calibrate_recipe(
     `heads` lesion-free synthetic heads of the reference label maps (of heads made by code where there are none) and the real
     slices are the reference; the development studies, where there are any, choose the threshold of bright findings.
     """
-    atlases = [read_label_map(path) for path in reference_maps] or [analytic_atlas(seed) for seed in (2001, 2002)]
+    atlases = [read_label_map(path) for path in reference_maps[:heads]]
+    atlases = atlases or [analytic_atlas(seed) for seed in (2001, 2002)[:heads]]
     per_atlas = max(1, heads // len(atlases))
-    volumes = [head_volume(head) for head in healthy_heads(atlases[:heads], per_atlas, seed=9000)]
+    volumes = [head_volume(head) for head in healthy_heads(atlases, per_atlas, seed=9000)]
     healthy = [raw_head(localizer, volume) for volume in volumes]
     references = np.zeros(0, np.float32) if real is None else real_reference(localizer, real)
     patients = development_heads(localizer, iter(development))

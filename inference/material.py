@@ -53,6 +53,8 @@ class Origins:
     soop: Path | None = None
     per_head: int = 120
     """Synthetic slices cut from each head."""
+    made: tuple[int, ...] = TRAINING_SEEDS
+    """Seeds of the heads made by code where there are no label maps."""
 
     @property
     def training_maps(self) -> tuple[Path, ...]:
@@ -266,7 +268,7 @@ def _synthetic(origins: Origins, grid: GridPlan, work: Path) -> Bank:
     plan = BankPlan(
         "restore",
         tuple(str(path) for path in maps),
-        () if maps else TRAINING_SEEDS,
+        () if maps else origins.made,
         origins.per_head,
         origins.per_head,
         (grid.rows, grid.columns),
@@ -308,9 +310,7 @@ def _synthetic_source(origins: Origins) -> Source:
     maps = origins.training_maps
     name = "SynthSeg training label maps (B. Billot)" if maps else "heads made by code (inference.phantom)"
     licence = "Apache-2.0" if maps else "this project's"
-    return Source(
-        name=name, licence=licence, use="synthetic slices", digest=_files_digest(maps), count=len(maps or TRAINING_SEEDS)
-    )
+    return Source(name=name, licence=licence, use="synthetic slices", digest=_files_digest(maps), count=len(maps or origins.made))
 
 
 def _soop_source(folder: Path) -> Source:

@@ -154,7 +154,7 @@ def healthy() -> Arrays:
 @pytest.mark.slow
 def test_a_label_free_recipe_trained_from_studies_is_a_bundle_that_localizes(tmp_path: Path) -> None:
     told: list[Progress] = []
-    origins = Origins((healthy(),), per_head=2)
+    origins = Origins((healthy(),), per_head=4, made=(1001,))
     run = Run(Budget(steps=10), tmp_path / "work", device="cpu", told=told.append, reference_heads=1)
 
     card = train(RECIPES["dae"], origins, run, SHIPPED, tmp_path / "bundle")
