@@ -72,10 +72,24 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def mount_again(node: Listening, option: str) -> None:
-    disk = str(node.node.spool.parent).split("/root", 1)[1]
-    command = ["nsenter", "-t", str(node.process.pid), "-U", "-m", "mount", "-o", f"remount,{option}", disk]
-    done = subprocess.run(command, capture_output=True, text=True)
+def make_spool_read_only(node: Listening) -> None:
+    """A read-only mount over the spool, as an operating system leaves it after an error of the disk."""
+    _in_namespace(node, "mount", "--bind", _spool(node), _spool(node))
+    _in_namespace(node, "mount", "-o", "remount,bind,ro", _spool(node))
+
+
+def make_spool_writable(node: Listening) -> None:
+    """The mount is taken away again."""
+    _in_namespace(node, "umount", _spool(node))
+
+
+def _spool(node: Listening) -> str:
+    return str(node.node.spool).split("/root", 1)[1]
+
+
+def _in_namespace(node: Listening, *command: str) -> None:
+    entered = ["nsenter", "-t", str(node.process.pid), "-U", "-m", *command]
+    done = subprocess.run(entered, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -94,9 +108,9 @@ def test_f24_full_disk_and_read_only_disk_are_out_of_resources_and_leave_nothing
             answers["the disk is full"] = answer_on(waiting, others[0])
             filler.unlink()
             answers["room was made"] = answer_on(waiting, others[0])
-            mount_again(node, "ro")
+            make_spool_read_only(node)
             answers["the disk is read-only"] = answer_on(waiting, others[1])
-            mount_again(node, "rw")
+            make_spool_writable(node)
             answers["it is not any more"] = answer_on(waiting, others[1])
 
         assert answers == {
@@ -108,8 +122,19 @@ def test_f24_full_disk_and_read_only_disk_are_out_of_resources_and_leave_nothing
         }
         assert node.temporaries() == []
         assert len(node.files() - kept) == 2
-        assert [len(node.instances(str(one.StudyInstanceUID))) for one in (first, *others)] == [1, 1, 1, 0]
-        assert node.instances(str(too_large.StudyInstanceUID)) == []
+        rows = with_copied_rows(node, tmp_path / "copy")
+        assert [len(rows.instances(str(one.StudyInstanceUID))) for one in (first, *others)] == [1, 1, 1, 0]
+        assert rows.instances(str(too_large.StudyInstanceUID)) == []
+
+
+def with_copied_rows(node: Listening, folder: Path) -> Listening:
+    """The same rows in a folder outside: SQLite follows the way into the namespace to the wrong file."""
+    outside = Node(folder, targets=(), rules=())
+    outside.spool.parent.mkdir(parents=True)
+    for name in ("fovea.sqlite", "fovea.sqlite-wal"):
+        if (node.node.spool.parent / name).exists():
+            shutil.copy(node.node.spool.parent / name, outside.spool.parent / name)
+    return Listening(outside, node.receive_path, node.process)
 
 
 def answer_on(wire: Wire, dataset: Dataset) -> int:
