@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
@@ -30,7 +30,7 @@ OTHER_PATIENT = "an instance of another patient has this Study Instance UID"
 OTHER_CONTENT = "another object with the same SOP Instance UID and other pixels was received"
 FILES_TO_DELETE = "fovea_files_to_delete"
 """Where a session keeps the paths to delete after its commit."""
-_IDENTITY = (
+IDENTITY = (
     "patient_id",
     "issuer_of_patient_id",
     "patient_name",
@@ -217,25 +217,9 @@ class Arrival:
         return same_identity and same_series and same_facts and not known.held
 
     def _insert_instance(self, held: bool) -> None:
-        received = self.received
-        values = {
-            "series_id": self._series_id(),
-            "association_id": self.association_id,
-            "sop_instance_uid": received.sop_instance_uid,
-            "sop_class_uid": received.sop_class_uid,
-            "transfer_syntax_uid": received.transfer_syntax_uid,
-            "path": received.path,
-            "size": received.size,
-            "digest": received.digest,
-            "pixel_digest": received.pixel_digest,
-            "identity_digest": _identity_digest(received),
-            "held": held,
-            "own": received.own,
-            "received_at": self.at,
-            "header": plain_json(received.header),
-        }
-        if not _insert_unless_there(self.session, Instance, values):
-            raise DatabaseBusy(f"instance {received.sop_instance_uid} is being received in another study")
+        row = instance_row(self.received, series_id=self._series_id(), association_id=self.association_id, held=held, at=self.at)
+        if not insert_unless_there(self.session.connection(), Instance, row):
+            raise DatabaseBusy(f"instance {self.received.sop_instance_uid} is being received in another study")
 
     def _replace(self, known: Instance) -> None:
         received = self.received
@@ -280,7 +264,7 @@ class Arrival:
     def _take_identity(self, *, only_filled: bool) -> bool:
         """Copy the newest identity to the study, or only what of it is not empty; True where it changed."""
         changed = False
-        for name in _IDENTITY:
+        for name in IDENTITY:
             value = storable(getattr(self.received, name))
             if getattr(self.study, name) != value and not (only_filled and not value):
                 setattr(self.study, name, value)
@@ -333,7 +317,7 @@ def _quarantine(session: Session, study: Study, reason: str, *, at: datetime, pe
 
 
 def _identity_digest(received: ReceivedInstance) -> str:
-    identity = json.dumps([storable(getattr(received, name)) for name in _IDENTITY])
+    identity = json.dumps([storable(getattr(received, name)) for name in IDENTITY])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -352,7 +336,7 @@ def locked_study(session: Session, received: ReceivedInstance, peer: str, at: da
         "study_instance_uid": received.study_instance_uid,
         "state": (StudyState.SETTLED if received.passive else StudyState.RECEIVING).value,
         "revision": 0 if received.passive else 1,
-        **{name: storable(getattr(received, name)) for name in _IDENTITY},
+        **{name: storable(getattr(received, name)) for name in IDENTITY},
         "received_from": storable(peer),
         "first_received_at": at,
         "last_received_at": at,
@@ -360,13 +344,34 @@ def locked_study(session: Session, received: ReceivedInstance, peer: str, at: da
         "age_s": 0.0,
         "settled_at": at if received.passive else None,
     }
-    is_new = _insert_unless_there(session, Study, values)
+    is_new = insert_unless_there(session.connection(), Study, values)
     return session.scalars(_LOCK_STUDY, wanted).one(), is_new
 
 
-def _insert_unless_there(session: Session, table: type[Study | Instance], values: JsonObject) -> bool:
+def instance_row(
+    received: ReceivedInstance, *, series_id: int, association_id: int | None, held: bool, at: datetime
+) -> JsonObject:
+    """The columns of a received object's row."""
+    return {
+        "series_id": series_id,
+        "association_id": association_id,
+        "sop_instance_uid": received.sop_instance_uid,
+        "sop_class_uid": received.sop_class_uid,
+        "transfer_syntax_uid": received.transfer_syntax_uid,
+        "path": received.path,
+        "size": received.size,
+        "digest": received.digest,
+        "pixel_digest": received.pixel_digest,
+        "identity_digest": _identity_digest(received),
+        "held": held,
+        "own": received.own,
+        "received_at": at,
+        "header": plain_json(received.header),
+    }
+
+
+def insert_unless_there(connection: Connection, table: type[Study | Instance], values: JsonObject) -> bool:
     """Insert the row; False where another transaction was faster. Waits for one that is just at it."""
-    connection = session.connection()
     return connection.execute(_INSERTS[connection.dialect.name, table], values).first() is not None
 
 

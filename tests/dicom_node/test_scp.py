@@ -9,12 +9,13 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -615,6 +616,51 @@ def test_killed_listener_has_everything_it_acknowledged(tmp_path: Path) -> None:
     database.dispose()
 
 
+@pytest.mark.feature("R6")
+@pytest.mark.peer
+@pytest.mark.slow
+def test_file_folder_and_row_are_synced_before_success_leaves(tmp_path: Path) -> None:
+    """F25: a system-call trace of the listener; between two answers each of the three syncs has returned."""
+    trace = tmp_path / "trace"
+    prefix = [program("strace"), "-f", "-y", "-e", "trace=fsync,fdatasync,sendto", "-o", str(trace)]
+    images = studies.series(replace(SMALL, slices=4))
+
+    with listener_process(tmp_path, prefix) as (process, node):
+        assert {sent.status for sent in send_datasets(node, "BENCH", images)} == {"0x0000"}
+        for traced in psutil.Process(process.pid).children():
+            traced.terminate()
+        process.wait(60)
+
+    done = list(returned_calls(trace.read_text().splitlines()))
+    answers = [index for index, call in enumerate(done) if call.startswith("sendto") and r', "\4\0' in call]
+    assert len(answers) >= 4
+    start = 0
+    for image, end in zip(images, answers[-4:], strict=True):
+        name = hashlib.sha256(image.SOPInstanceUID.encode()).hexdigest()
+        before = done[start:end]
+        folder = f"/instances/{name[:2]}"
+        assert any(call.startswith("fsync") and f"{folder}/{name}-" in call for call in before), "the file"
+        assert any(call.startswith("fsync") and f"{folder}>" in call for call in before), "its folder"
+        assert any("sync" in call and "fovea.sqlite-wal>" in call for call in before), "the row"
+        start = end
+
+
+def returned_calls(lines: list[str]) -> Iterator[str]:
+    """The calls of a trace in the order of their success; a call of several threads at once is told in two lines."""
+    begun: dict[str, str] = {}
+    for line in lines:
+        thread, _, call = line.partition(" ")
+        call = call.strip()
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call
+            if call.startswith("sendto"):
+                yield call  # what is sent may arrive before the call returns
+        elif "resumed>" in call and call.endswith("= 0"):
+            yield begun.pop(thread)
+        elif "resumed>" not in call and ("= 0" in call or call.startswith("sendto")):
+            yield call
+
+
 def digests(database: Database, spool: Spool) -> dict[str, str]:
     """The digest of each instance's file, which must be the row's."""
     with database.read() as session:
@@ -628,16 +674,19 @@ def digests(database: Database, spool: Spool) -> dict[str, str]:
 
 
 @contextmanager
-def listener_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Destination]]:
-    """A listener in its own process that accepts BENCH, and how to send to it."""
+def listener_process(folder: Path, prefix: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[bytes], Destination]]:
+    """A listener in its own process that accepts BENCH, and how to send to it; `prefix` is a program that runs it."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.benchmarks.bench_receive", "--serve", str(folder), "--port", str(port)]
+    command = [*prefix, sys.executable, "-m", "tests.benchmarks.serve_listener", str(folder), str(port)]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             node = Destination(name="node", ae_title=CALLED, host="127.0.0.1", port=port, timeout_s=10)
-            wait_until(lambda: scu.echo(node, "BENCH") is None, 30)
+            wait_until(lambda: scu.echo(node, "BENCH") is None, 90)
             yield process, node
         finally:
+            if process.poll() is None:
+                for one in psutil.Process(process.pid).children():
+                    one.kill()
             process.kill()
             process.wait(10)
