@@ -217,8 +217,11 @@ class GuardedSocket(AssociationSocket):
             raise TimeoutError("PDU not complete at its deadline")
 
     def _wait(self, what: int, seconds: float) -> None:
+        sock = self.socket
+        if sock is None or sock.fileno() < 0:
+            raise ConnectionAbortedError("closed meanwhile")
         poller = select.poll()
-        poller.register(self.socket, what)  # type: ignore[arg-type]  # closed meanwhile: ValueError
+        poller.register(sock, what)
         poller.poll(max(0.0, seconds) * 1000)
 
 

@@ -12,7 +12,7 @@ from storage.known import CAPACITY, KnownStudies
 from storage.models import Instance, Series, Study
 from storage.moves import move_study
 from storage.reception import Receipt, ReceivedInstance
-from storage.states import StudyEvent
+from storage.states import StudyEvent, StudyState
 from tests.storage.rows import at, received, take, the_study
 
 pytestmark = pytest.mark.feature("R6")
@@ -117,7 +117,7 @@ def test_memory_is_bounded(sqlite_database: Database) -> None:
 
 
 def columns_of_a_study() -> dict[str, Any]:
-    return {"state": "receiving", "first_received_at": at(), "last_received_at": at()}
+    return {"state": StudyState.RECEIVING.value, "first_received_at": at(), "last_received_at": at()}
 
 
 def test_transaction_that_fails_leaves_nothing(database: Database) -> None:
