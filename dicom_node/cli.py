@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,24 +90,59 @@ def serve(config: Config = None) -> None:
     database = Database(settings.storage.url())
     database.upgrade()
     database.dispose()
-    supervise.serve(("listen", "work", "web"), config)
+    supervise.serve([supervise.Role(name, (name,)) for name in ("listen", "work", "web")], config)
 
 
 @app.command()
-def listen(config: Config = None) -> None:
+def listen(
+    config: Config = None,
+    number: Annotated[int, typer.Option(hidden=True)] = 0,
+    descriptor: Annotated[int, typer.Option(hidden=True, help="the listening socket that is inherited")] = -1,
+    tls_descriptor: Annotated[int, typer.Option(hidden=True, help="the same of the TLS port")] = -1,
+) -> None:
     """Receive DICOM objects (C-ECHO, C-STORE)."""
+    from dicom_node.listeners import Place
+
+    count = load_settings(config).receive.listeners
+    if count > 1 and descriptor < 0:
+        _listen_together(count, config)
+        return
+    place = Place(number, count, descriptor, tls_descriptor if tls_descriptor >= 0 else None) if descriptor >= 0 else Place()
 
     def start(site: Any) -> Callable[[], None]:
         import structlog
 
         from dicom_node.scp import Listener
 
-        listener = Listener(site.settings, site.database, site.spool, log=structlog.get_logger("dicom_node.scp"))
+        log = structlog.get_logger("dicom_node.scp")
+        listener = Listener(site.settings, site.database, site.spool, place=place, log=log)
         port = listener.start()
         screen.print(f"listening as {site.settings.node.ae_title} on {site.settings.node.host} port {port}")
         return listener.stop
 
-    _role("listen", config, start)
+    _role(f"listen {number}" if number else "listen", config, start)
+
+
+def _listen_together(count: int, config: Path | None) -> None:
+    from dicom_node import listeners, logs, supervise
+
+    supervise.die_with_supervisor()
+    logs.configure()
+    settings = load_settings(config)
+    node, tls = settings.node, settings.tls
+    with ExitStack() as stack:
+        ports = {"--descriptor": stack.enter_context(listeners.bind(node.host, node.port))}
+        if tls.is_open:
+            ports["--tls-descriptor"] = stack.enter_context(listeners.bind(tls.host or node.host, tls.port))
+        shared = tuple(bound.fileno() for bound in ports.values())
+        inherited = [text for option, bound in ports.items() for text in (option, str(bound.fileno()))]
+        supervise.serve(
+            [
+                supervise.Role(f"listen {number}", ("listen", "--number", str(number), *inherited), shared)
+                for number in range(count)
+            ],
+            config,
+        )
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 pynetdicom negotiates and serves every other service; its own C-STORE path holds the whole object in memory, never answers a
 request without SOP Instance UID, and spends most of its time on encoding eight elements. `StoreDimse` replaces an association's
-public `dimse` attribute and overrides `receive_primitive` alone: everything that is no C-STORE request goes on to pynetdicom.
+public `dimse` attribute and gets its fragments from `dicom_node.upper_layer`; what is no C-STORE request goes on to pynetdicom.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext
 
 from dicom_node.intake import Command, Refused, Status
 from dicom_node.store import Answer, Incoming, Source, StoreService
@@ -41,27 +42,40 @@ class StoreRequest:
     has_data_set: bool
 
 
+class User(Protocol):
+    """The association's own loop, which serves everything but C-STORE."""
+
+    def rest_user(self) -> None:
+        """Let it rest unless something waits for it."""
+
+    def wake_user(self) -> None:
+        """There is something for it."""
+
+
 class StoreDimse(DIMSEServiceProvider):
     """The DIMSE service provider of one accepted association, which serves C-STORE itself."""
 
-    def __init__(self, association: Any, service: StoreService, source_of: Callable[[Any], Source | None]) -> None:
+    def __init__(self, association: Any, service: StoreService, source_of: Callable[[Any], Source | None], user: User) -> None:
         super().__init__(association)
+        self._user = user
+        self._contexts: dict[int, PresentationContext] = {}
         self._service = service
         self._source_of = source_of
         self._command = bytearray()
         self._request: StoreRequest | None = None
         self._incoming: Incoming | None = None
 
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take one P-DATA. Runs in the association's network thread, so that one message is answered before the next is read."""
-        for context_id, fragment in primitive.presentation_data_value_list:
-            control = fragment[0]
-            if control & 1:
-                self._take_command(context_id, fragment, is_last=bool(control & 2))
-            elif self._request is None:
-                self._pass_on(context_id, fragment)
-            else:
-                self._take_data(context_id, fragment, is_last=bool(control & 2))
+    def take(self, context_id: int, control: int, fragment: memoryview) -> bool:
+        """Take one fragment of a message (PS3.8 E.2); False where it ends the association.
+
+        Runs in the association's network thread, so that one message is answered before the next is read.
+        """
+        if control & 1:
+            return self._take_command(context_id, fragment, is_last=bool(control & 2))
+        if self._request is None:
+            self._pass_on(context_id, bytes((control,)) + fragment)
+            return True
+        return self._take_data(context_id, fragment, is_last=bool(control & 2))
 
     def discard(self) -> None:
         """Forget an object whose association ended before its last byte."""
@@ -70,47 +84,47 @@ class StoreDimse(DIMSEServiceProvider):
             self._incoming.discard()
             self._incoming = None
 
-    def _take_command(self, context_id: int, fragment: bytes, *, is_last: bool) -> None:
+    def _take_command(self, context_id: int, fragment: memoryview, *, is_last: bool) -> bool:
         if self._request is not None or len(self._command) + len(fragment) > MAXIMUM_COMMAND_BYTES:
-            self._abort()  # PS3.8 E.1: a message's fragments are not mixed with another's
-            return
-        self._command += fragment[1:]
+            return self._abort()  # PS3.8 E.1: a message's fragments are not mixed with another's
+        self._command += fragment
         if not is_last:
-            return
+            return True
         command, self._command = bytes(self._command), bytearray()
         try:
             elements = command_elements(command)
         except UnreadableCommand:
-            self._abort()
-            return
+            return self._abort()
         if _unsigned(elements, _COMMAND_FIELD) != C_STORE_RQ:
             self._pass_on(context_id, b"\x03" + command)
-            return
-        self._begin(store_request(context_id, elements))
+            return True
+        return self._begin(store_request(context_id, elements))
 
-    def _begin(self, request: StoreRequest) -> None:
+    def _begin(self, request: StoreRequest) -> bool:
         source = self._source_of(self.assoc)
-        context = next((one for one in self.assoc.accepted_contexts if one.context_id == request.context_id), None)
+        if not self._contexts:
+            self._contexts = {one.context_id or 0: one for one in self.assoc.accepted_contexts}
+        context = self._contexts.get(request.context_id)
         if source is None or context is None:
-            self._abort()  # PS3.8 9.3.5: no P-DATA on a context that was not accepted
-            return
-        syntax = str(context.transfer_syntax[0])
-        command = Command(request.sop_class_uid, request.sop_instance_uid, syntax)
+            return self._abort()  # PS3.8 9.3.5: no P-DATA on a context that was not accepted
+        command = Command(request.sop_class_uid, request.sop_instance_uid, str(context.transfer_syntax[0]))
         self._incoming = self._service.begin(command, source)
         self._request = request
+        self._user.rest_user()
         if request.sop_class_uid != context.abstract_syntax:
             self._incoming.refuse(Refused.other_class())
         if not request.has_data_set:
             self._finish()
+        return True
 
-    def _take_data(self, context_id: int, fragment: bytes, *, is_last: bool) -> None:
+    def _take_data(self, context_id: int, fragment: memoryview, *, is_last: bool) -> bool:
         request, incoming = self._request, self._incoming
         if request is None or incoming is None or context_id != request.context_id:
-            self._abort()
-            return
-        incoming.write(memoryview(fragment)[1:])
+            return self._abort()
+        incoming.write(fragment)
         if is_last:
             self._finish()
+        return True
 
     def _finish(self) -> None:
         request, incoming = self._request, self._incoming
@@ -119,20 +133,22 @@ class StoreDimse(DIMSEServiceProvider):
             return
         answer = incoming.finish()
         connection = self.dul.socket
-        for pdu in response_pdus(request, answer, self.maximum_pdu_size):
-            if connection is not None:
-                connection.send(pdu)
+        if connection is not None:
+            connection.send(b"".join(response_pdus(request, answer, self.maximum_pdu_size)))
 
     def _pass_on(self, context_id: int, fragment: bytes) -> None:
+        """Give pynetdicom a fragment of a message that is no C-STORE request."""
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, fragment))
         super().receive_primitive(primitive)
+        self._user.wake_user()
 
-    def _abort(self) -> None:
+    def _abort(self) -> bool:
         """End the association as pynetdicom does for a message it cannot read: an invalid PDU was received."""
         self.discard()
         self._command = bytearray()
         self.dul.event_queue.put("Evt19")
+        return False
 
 
 def command_elements(command: bytes) -> dict[int, bytes]:

@@ -1,14 +1,15 @@
 """What a stranger may cost: the length of a PDU, the time it may take, and connections that never ask for an association.
 
-A `GuardedSocket` takes the place of an association's public `dul.socket`; it reads whole PDUs in large pieces under a deadline
-and refuses lengths above the cap before a byte of them is read (PS3.8 9.3.1; provider reason 6, invalid PDU parameter value).
-A PDU that the state does not know is aborted with reason 2, unexpected PDU, where pynetdicom gives none.
+A `GuardedSocket` takes the place of an association's public `dul.socket`; it reads PDUs in large pieces under a deadline,
+refuses lengths above the cap by the header alone (PS3.8 9.3.1; provider reason 6, invalid PDU parameter value), and looks at an
+association request before anybody parses it. A PDU that the state does not know is aborted with reason 2, unexpected PDU.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -25,6 +26,9 @@ from pynetdicom.transport import AssociationSocket
 from dicom_node.request import MalformedRequest, check_request
 
 HEADER_BYTES = 6
+_HEADER = struct.Struct(">BxI")
+FIRST_BUFFER_BYTES = 16 * 1024
+"""Enough for most association requests; it grows to the announced PDU length once an association stands."""
 ASSOCIATE_BYTES = 1024 * 1024
 """Longest PDU before an association stands: 128 contexts of 16 syntaxes need 150 kB."""
 WAIT_FOR_DATA_S = 0.003
@@ -69,7 +73,7 @@ class PduLimits:
 
 
 class GuardedSocket(AssociationSocket):
-    """pynetdicom's socket wrapper with bounded reads. It alternates between the header of a PDU and the rest of it."""
+    """pynetdicom's socket wrapper with bounded reads into one buffer; each PDU has a cap and a deadline."""
 
     def __init__(self, wrapped: AssociationSocket, limits: PduLimits, note: Callable[[Ended], None] = lambda _: None) -> None:
         # Not super().__init__: that would tell the state machine of a second connection (Evt5).
@@ -82,58 +86,95 @@ class GuardedSocket(AssociationSocket):
         """PDUs that were answered by an abort."""
         self._limits = limits
         self._deadline = 0.0
-        self._is_header_next = True
-        self._kind = 0
+        self._buffer = memoryview(bytearray(FIRST_BUFFER_BYTES))
+        self._start = self._stop = 0
+        self._unread = 0
+        """Bytes of the present PDU that `recv` has not given out yet."""
         self.has_association = False
         """Set once an association request was accepted: only then may a PDU be as long as announced."""
+        self.patience_s = WAIT_FOR_DATA_S
+        """How long one look for data may block."""
         if self.socket is not None:
+            self.socket.setblocking(False)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     @property
     def ready(self) -> bool:
-        """True where data waits; looks for WAIT_FOR_DATA_S, so that data wakes the reader at once."""
-        if self.socket is not None and not self._is_pending():
+        """True where data waits, or comes within `patience_s`: data wakes the reader at once."""
+        if self._stop > self._start or self._is_pending():
+            return True
+        if self.socket is not None:
             with suppress(OSError, ValueError):  # closed meanwhile: the look below tells
-                select.select([self.socket], [], [], WAIT_FOR_DATA_S)
+                self._wait(select.POLLIN, self.patience_s)
         return bool(super().ready)
+
+    def header(self) -> tuple[int, int] | None:
+        """Type and length of the PDU that comes next, which stays unread; None where the peer closed.
+
+        Raises TimeoutError at its deadline, ConnectionAbortedError for an unknown type, a length above the cap, or a malformed
+        association request, which is looked at as a whole.
+        """
+        if not self._unread:
+            self._deadline = time.monotonic() + self._limits.deadline_s
+            if not self._fill(HEADER_BYTES):
+                return None
+            kind, length = self._check_header()
+            if kind == ASSOCIATE_RQ:
+                if not self._fill(HEADER_BYTES + length):
+                    return None
+                self._check_request(length)
+        kind, length = _HEADER.unpack_from(self._buffer, self._start)
+        return kind, length
+
+    def body(self, length: int) -> memoryview | None:
+        """The content of the PDU after `header`; valid until the next read. None where the peer closed. Raises TimeoutError."""
+        if not self._fill(HEADER_BYTES + length):
+            return None
+        start = self._start + HEADER_BYTES
+        self._start = start + length
+        self._unread = 0
+        return self._buffer[start : self._start]
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Exactly `nr_bytes`, or fewer where the peer closed. Raises TimeoutError at the deadline, OSError above the cap."""
-        if self._is_header_next:
-            self._deadline = time.monotonic() + self._limits.deadline_s
-            received = self._receive(nr_bytes)
-            if len(received) == HEADER_BYTES:
-                self._check_header(received)
-                self._is_header_next = False
-            return received
-        self._is_header_next = True
-        received = self._receive(nr_bytes)
-        if self._kind == ASSOCIATE_RQ and len(received) == nr_bytes:
-            self._check_request(received)
+        if nr_bytes == 0:
+            return bytearray()
+        if not self._unread:
+            found = self.header()
+            if found is None:
+                return bytearray()
+            self._unread = HEADER_BYTES + found[1]
+        if not self._fill(nr_bytes):
+            return bytearray()
+        received = bytearray(self._buffer[self._start : self._start + nr_bytes])
+        self._start += nr_bytes
+        self._unread -= nr_bytes
         return received
-
-    def _check_request(self, body: bytearray) -> None:
-        try:
-            check_request(body)
-        except MalformedRequest as error:
-            self._abort(INVALID_PDU_PARAMETER, str(error))
 
     def _is_pending(self) -> bool:
         pending = getattr(self.socket, "pending", None)
         return bool(pending and pending())
 
-    def _check_header(self, header: bytearray) -> None:
-        kind, length = struct.unpack(">BxI", header)
-        self._kind = kind
+    def _check_header(self) -> tuple[int, int]:
+        kind, length = _HEADER.unpack_from(self._buffer, self._start)
         cap = self._limits.maximum_bytes if self.has_association else ASSOCIATE_BYTES
         if not 1 <= kind <= 7:
             self._abort(UNRECOGNIZED_PDU, f"PDU of unknown type {kind}")
         if length > cap:
             self._abort(INVALID_PDU_PARAMETER, f"PDU of {length} bytes, at most {cap} are taken")
+        return kind, length
+
+    def _check_request(self, length: int) -> None:
+        start = self._start + HEADER_BYTES
+        try:
+            check_request(self._buffer[start : start + length])
+        except MalformedRequest as error:
+            self._abort(INVALID_PDU_PARAMETER, str(error))
 
     def _abort(self, reason: int, text: str) -> None:
         self._refused(reason)
         self.abort_reason = None
+        self._start = self._stop = self._unread = 0  # nothing that came after it is looked at
         self.send(_abort_pdu(reason))
         raise ConnectionAbortedError(text)
 
@@ -147,40 +188,104 @@ class GuardedSocket(AssociationSocket):
             self._abort(reason, "")
         if self.socket is not None:
             with suppress(OSError):  # closed already
-                self.socket.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # as in `shut`
 
     def send(self, bytestream: bytes) -> None:
-        """Send all bytes; the peer has as long to take them as it has to send a PDU."""
-        if self.socket is not None:
-            self.socket.settimeout(self._limits.deadline_s)
+        """Send all bytes; the peer has as long to take them as it has to send a PDU. What fails is told as Evt17."""
         reason, self.abort_reason = self.abort_reason, None
         if reason is not None and bytestream[:1] == _ABORT:
             self._refused(reason)
             bytestream = _abort_pdu(reason)
-        super().send(bytestream)
+        rest = memoryview(bytestream)
+        deadline = time.monotonic() + self._limits.deadline_s
+        try:
+            while rest:
+                rest = rest[self._sent(rest, deadline) :]
+        except (OSError, AttributeError, ValueError):  # closed meanwhile, in this thread or another
+            self.event_queue.put("Evt17")
 
-    def _receive(self, count: int) -> bytearray:
-        buffer = bytearray(count)
-        view = memoryview(buffer)
-        received = 0
+    def _sent(self, data: memoryview, deadline: float) -> int:
         sock: Any = self.socket
-        while received < count:
-            remaining = self._deadline - time.monotonic()
+        try:
+            count: int = sock.send(data)
+            return count
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            self._wait(select.POLLOUT, deadline - time.monotonic())
+        except ssl.SSLWantReadError:
+            self._wait(select.POLLIN, deadline - time.monotonic())
+        if time.monotonic() >= deadline:
+            raise TimeoutError("peer does not take what it is sent")
+        return 0
+
+    def _fill(self, count: int) -> bool:
+        """Have `count` bytes in the buffer; False where the peer closed before. Raises TimeoutError at the deadline.
+
+        A PDU that does not come whole is the connection's end: what came of it is forgotten.
+        """
+        is_whole = False
+        try:
+            is_whole = self._received(count)
+        finally:
+            if not is_whole:
+                self._start = self._stop = self._unread = 0
+        return is_whole
+
+    def _received(self, count: int) -> bool:
+        if self._start == self._stop:
+            self._start = self._stop = 0
+        if self._start + count > len(self._buffer):
+            self._make_room(count)
+        sock: Any = self.socket
+        while self._stop - self._start < count:
+            if sock is None:
+                return False
             try:
-                if remaining <= 0:
-                    raise TimeoutError("PDU not complete at its deadline")
-                sock.settimeout(remaining)
-                size = sock.recv_into(view[received:])
-            except TimeoutError:
-                self.note(Ended.SLOW)
-                raise
+                size = sock.recv_into(self._buffer[self._stop :])
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._await(select.POLLIN)
+                continue
+            except ssl.SSLWantWriteError:
+                self._await(select.POLLOUT)
+                continue
+            if size == 0:
+                return False
+            self._stop += size
             if _QUICKACK is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # the flag does not stay
-            if size == 0:
-                view.release()
-                return buffer[:received]
-            received += size
-        return buffer
+            if self._stop - self._start < count and time.monotonic() >= self._deadline:
+                raise self._late()
+        return True
+
+    def _make_room(self, count: int) -> None:
+        """Move what is unread to the front, of a larger buffer where `count` bytes need one."""
+        size = count
+        if self.has_association:
+            size = max(size, self._limits.maximum_bytes + HEADER_BYTES)
+        unread = self._buffer[self._start : self._stop]
+        if size > len(self._buffer):
+            larger = memoryview(bytearray(size))
+            larger[: len(unread)] = unread
+            self._buffer = larger
+        else:
+            self._buffer[: len(unread)] = bytes(unread)
+        self._start, self._stop = 0, len(unread)
+
+    def _await(self, what: int) -> None:
+        self._wait(what, self._deadline - time.monotonic())
+        if time.monotonic() >= self._deadline:
+            raise self._late()
+
+    def _late(self) -> TimeoutError:
+        self.note(Ended.SLOW)
+        return TimeoutError("PDU not complete at its deadline")
+
+    def _wait(self, what: int, seconds: float) -> None:
+        sock = self.socket
+        if sock is None or sock.fileno() < 0:
+            raise ConnectionAbortedError("closed meanwhile")
+        poller = select.poll()
+        poller.register(sock, what)
+        poller.poll(max(0.0, seconds) * 1000)
 
 
 _ABORT = b"\x07"

@@ -177,16 +177,19 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def examine(data: Buffer, command: Command) -> Examined:
-    """The facts of a received data set (without file meta information). Raises Refused; never anything else."""
+def examine(data: Buffer, command: Command, digest: hashlib._Hash | None = None) -> Examined:
+    """The facts of a received data set (without file meta information). Raises Refused; never anything else.
+
+    `digest` is the SHA-256 over the whole of `data`, where the caller has it already.
+    """
     check_command(command.sop_class_uid, command.sop_instance_uid)
     if command.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         with _inflated(data) as plain:
-            return _examined(data, plain, EXPLICIT_LITTLE, command)
-    return _examined(data, data, _CODINGS.get(command.transfer_syntax_uid, EXPLICIT_LITTLE), command)
+            return _examined(data, plain, EXPLICIT_LITTLE, command, digest)
+    return _examined(data, data, _CODINGS.get(command.transfer_syntax_uid, EXPLICIT_LITTLE), command, digest)
 
 
-def _examined(data: Buffer, plain: Buffer, coding: Coding, command: Command) -> Examined:
+def _examined(data: Buffer, plain: Buffer, coding: Coding, command: Command, digest: hashlib._Hash | None) -> Examined:
     """The facts in the `plain` bytes of the data set that was received as `data`."""
     try:
         found = scan(plain, coding, _WANTED)
@@ -198,8 +201,9 @@ def _examined(data: Buffer, plain: Buffer, coding: Coding, command: Command) -> 
     _check_uids(values, command)
     header = _header(values, _unsigned(plain, found, _ROWS, coding), _unsigned(plain, found, _COLUMNS, coding), found)
     own_equipment = header.manufacturer == OWN_MANUFACTURER and header.manufacturer_model_name == OWN_MANUFACTURER
-    with memoryview(data) as whole:
-        digest = hashlib.sha256(whole).hexdigest()
+    if digest is None:
+        with memoryview(data) as whole:
+            digest = hashlib.sha256(whole)
     return Examined(
         command=command,
         study_instance_uid=values["StudyInstanceUID"],
@@ -207,7 +211,7 @@ def _examined(data: Buffer, plain: Buffer, coding: Coding, command: Command) -> 
         identity=_identity(values),
         header=header,
         size=len(data),
-        digest=digest,
+        digest=digest.hexdigest(),
         pixel_digest=_pixel_digest(plain, found),
         passive=own_equipment or command.sop_class_uid not in IMAGE_STORAGE_CLASSES,
         own_equipment=own_equipment,

@@ -25,6 +25,7 @@ from prometheus_client import (
 )
 from prometheus_client import ProcessCollector as _ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -43,9 +44,9 @@ QUANTILES = (0.5, 0.9, 0.99)
 _STORE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-def listener_file(settings: Settings) -> Path:
-    """Where the listener saves its counters: beside the spool."""
-    return settings.storage.spool.parent / "metrics" / "listener.prom"
+def listener_file(settings: Settings, number: int = 0) -> Path:
+    """Where the listener of this number saves its counters: beside the spool."""
+    return settings.storage.spool.parent / "metrics" / f"listener{number or ''}.prom"
 
 
 class ListenerMetrics:
@@ -156,7 +157,7 @@ def exposition(settings: Settings, database: Database) -> tuple[bytes, str]:
     registry = CollectorRegistry()
     registry.register(NodeCollector(settings, database))
     _ProcessCollector(registry=registry)
-    saved = _saved_by_listener(listener_file(settings))
+    saved = _saved_by_listeners([listener_file(settings, number) for number in range(settings.receive.listeners)])
     up = Gauge("fovea_listener_up", "1 where the listener saved its counters lately", registry=registry)
     up.set(1 if saved else 0)
     return generate_latest(registry) + saved, CONTENT_TYPE_LATEST
@@ -166,12 +167,42 @@ def _reading(database: Database) -> AbstractContextManager[Session]:
     return database.read()
 
 
-def _saved_by_listener(path: Path) -> bytes:
+def _saved_by_listeners(paths: Sequence[Path]) -> bytes:
+    """What the listeners saved lately, added up; of the times they saved the last."""
+    merged: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for path in paths:
+        for family in _saved(path):
+            kept = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            into = values.setdefault(kept.name, {})
+            for sample in family.samples:
+                key = (sample.name, tuple(sample.labels.items()))
+                is_time = sample.name.endswith("_timestamp_seconds") or sample.name.endswith("_created")
+                into[key] = max(into.get(key, 0.0), sample.value) if is_time else into.get(key, 0.0) + sample.value
+    for name, family in merged.items():
+        for (sample_name, labels), value in values[name].items():
+            family.add_sample(sample_name, dict(labels), value)
+    registry = CollectorRegistry()
+    if merged:
+        registry.register(_Merged(list(merged.values())))
+    return generate_latest(registry)
+
+
+class _Merged(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """The families as they are."""
+        return iter(self._families)
+
+
+def _saved(path: Path) -> list[Metric]:
     try:
         fresh = time.time() - path.stat().st_mtime <= FRESH_S
-        return path.read_bytes() if fresh else b""
+        return list(text_string_to_metric_families(path.read_text("utf-8"))) if fresh else []
     except OSError:
-        return b""
+        return []
 
 
 def _certificates(settings: Settings) -> Iterator[Metric]:

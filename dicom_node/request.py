@@ -29,7 +29,7 @@ class MalformedRequest(Exception):
     """Raised when an A-ASSOCIATE-RQ is none, or larger than any honest one."""
 
 
-def check_request(body: bytes | bytearray) -> None:
+def check_request(body: bytes | bytearray | memoryview) -> None:
     """Raise MalformedRequest where the PDU (without its six bytes of header) is no association request of a bearable size."""
     counted: Counter[int] = Counter()
     for kind, value in _items(memoryview(body), FIXED_BYTES):

@@ -1,7 +1,8 @@
 """The listener's one writer of rows: short pieces of work from many association threads, committed together.
 
 A commit costs one sync of the disk whatever it holds, so everything that waits when the writer is free goes into one
-transaction. Work that fails is tried alone once more, so that it cannot take the others' rows with it.
+transaction. Work that fails is tried alone once more, so that it cannot take the others' rows with it. A received object's row is
+committed while its file is being synced; who asked for the row waits for both.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.orm import Session
 
-from storage.database import Database
-from storage.reception import files_to_delete
+from dicom_node.intake import Examined
+from storage.database import Database, Transaction
+from storage.known import KnownStudies
+from storage.reception import Receipt, files_to_delete, is_own_result, kept_path, mark_lost, record
 from storage.spool import Spool, SpoolError
 
 T = TypeVar("T")
@@ -25,12 +29,45 @@ MAXIMUM_BATCH = 64
 """Pieces of work in one transaction; more associations than this are never served at once by default."""
 MAXIMUM_POSTED = 1000
 """Events waiting that nobody waits for; beyond it they are dropped and counted, so that refused strangers cost no memory."""
+NUMBERS = "fovea_association_numbers"
+"""Where a session keeps the associations that it made rows for, by source."""
+
+
+class Numbered(Protocol):
+    """Who sends: an association that has a row, or is about to."""
+
+    association_id: int | None
+    peer: str
+    open: Callable[[Session], int] | None
+    """Makes the association's row; None where there is none to make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a received object's row."""
+
+    receipt: Receipt
+    may_precede_sync: bool
+    """True where the row was committed without waiting for the file: if the file's sync fails, the row is to be marked lost."""
+    kept_path: str | None = None
+    """For a repeated object: the file that stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A received object whose file has its final name, and whose sync is under way."""
+
+    examined: Examined
+    path: str
+    source: Numbered
+    at: datetime
+    synced: Future[None]
 
 
 @dataclass(slots=True)
 class _Work(Generic[T]):
     key: str
-    do: Callable[[Session], T]
+    do: Callable[[Transaction], T]
     answer: Future[T] = field(default_factory=Future)
 
 
@@ -41,10 +78,13 @@ class RowWriter:
         self._database = database
         self._spool = spool
         self._log = log
+        self._known = KnownStudies()
         self._waiting: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="row writer", daemon=True)
         self.dropped = 0
         """Posted events that were dropped."""
+        self.is_failing = False
+        """True from a transaction that failed until one that did not."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -61,20 +101,50 @@ class RowWriter:
         `key` orders the work within a transaction (the Study Instance UID: rows are locked in that order everywhere).
         Raises what `do` raised, or DatabaseBusy; nothing of it is in the database then, except for CommitUnknown.
         """
-        work = _Work(key, do)
-        self._waiting.put(work)
-        return work.answer.result()
+        return self.submit(key, do).result()
+
+    def submit(self, key: str, do: Callable[[Session], T]) -> Future[T]:
+        """As `call`, without waiting."""
+        return self._put(key, lambda transaction: do(transaction.session))
 
     def post(self, do: Callable[[Session], object]) -> None:
         """Run `do` in a transaction some time soon; a failure is logged."""
         if self._waiting.qsize() >= MAXIMUM_POSTED:
             self.dropped += 1
             return
-        work = _Work("", do)
-        work.answer.add_done_callback(self._log_failure)
-        self._waiting.put(work)
+        self.submit("", do).add_done_callback(self._log_failure)
 
-    def _log_failure(self, answer: Future[object]) -> None:
+    def record(self, arrived: Arrived) -> Future[Recorded]:
+        """Record a received object; the same errors as `call`, or what `arrived.synced` failed with."""
+        return self._put(arrived.examined.study_instance_uid, lambda transaction: self._record(transaction, arrived))
+
+    def _put(self, key: str, do: Callable[[Transaction], T]) -> Future[T]:
+        work = _Work(key, do)
+        self._waiting.put(work)
+        return work.answer
+
+    def _record(self, transaction: Transaction, arrived: Arrived) -> Recorded:
+        examined, source = arrived.examined, arrived.source
+        number = source.association_id
+        if number is not None and not examined.passive:
+            received = examined.received(arrived.path, own=False)
+            if self._known.take(transaction.connection, number, received, peer=source.peer, at=arrived.at):
+                return Recorded(Receipt.NEW, may_precede_sync=True)
+        session = transaction.session
+        uid = examined.command.sop_instance_uid
+        kept = kept_path(session, uid)
+        if kept is not None and not self._spool.path(kept).exists():
+            mark_lost(session, kept)
+        own = examined.own_equipment or (examined.passive and is_own_result(session, uid))
+        received = examined.received(arrived.path, own=own)
+        receipt = record(session, association_number(session, source), received, peer=source.peer, at=arrived.at)
+        if receipt is Receipt.REPEATED:
+            return Recorded(receipt, may_precede_sync=False, kept_path=kept)
+        self._known.learn(transaction.connection, received)
+        arrived.synced.result()  # it may replace another file, or carry a decision: not before it is on the disk
+        return Recorded(receipt, may_precede_sync=False)
+
+    def _log_failure(self, answer: Future[Any]) -> None:
         error = answer.exception()
         if error is not None:
             self._log.error("event not written", error=type(error).__name__)
@@ -98,23 +168,32 @@ class RowWriter:
         begun = False
         results: list[Any] = []
         try:
-            with self._database.write() as session:
+            with self._database.transaction() as transaction:
                 for work in batch:
                     begun = True
-                    results.append(work.do(session))
-                session.flush()
+                    results.append(work.do(transaction))
+                if transaction.has_session:
+                    transaction.session.flush()
                 begun = False
         except Exception as error:  # the loop's rim: each piece of work gets its answer
+            self._known.forget()
             if begun and len(batch) > 1:
                 for work in batch:
                     self._commit([work])
             else:
+                self.is_failing = True
                 for work in batch:
                     work.answer.set_exception(error)
             return
+        self.is_failing = False
+        superfluous: list[str] = []
+        if transaction.has_session:
+            for source, number in transaction.session.info.pop(NUMBERS, {}).items():
+                source.association_id = number
+            superfluous = files_to_delete(transaction.session)
         for work, result in zip(batch, results, strict=True):
             work.answer.set_result(result)
-        self._delete(files_to_delete(session))
+        self._delete(superfluous)
 
     def _delete(self, paths: list[str]) -> None:
         for path in paths:
@@ -122,3 +201,13 @@ class RowWriter:
                 self._spool.delete(path)
             except SpoolError:
                 self._log.error("file not deleted", path=path)
+
+
+def association_number(session: Session, source: Numbered) -> int | None:
+    """The row id of the association, which is made in this transaction where there is none yet."""
+    if source.association_id is not None or source.open is None:
+        return source.association_id
+    numbers: dict[Numbered, int] = session.info.setdefault(NUMBERS, {})
+    if source not in numbers:
+        numbers[source] = source.open(session)
+    return numbers[source]

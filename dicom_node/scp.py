@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
+from sqlalchemy.orm import Session
 
 from dicom_node import commitment
 from dicom_node.admission import Admission, Caller, Rejection
@@ -24,25 +25,25 @@ from dicom_node.ae import Acceptance, acceptor
 from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.dimse import StoreDimse
 from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
+from dicom_node.listeners import Place, start_server, start_tls_server
 from dicom_node.metrics import ListenerMetrics, listener_file
 from dicom_node.plain import PlainStore
-from dicom_node.rows import RowWriter
-from dicom_node.settings import Settings
+from dicom_node.rows import RowWriter, association_number
+from dicom_node.settings import MAXIMUM_LISTENERS, Settings
 from dicom_node.store import Source, StoreService
 from dicom_node.strangers import Intrusion
 from dicom_node.tls import certificate_of
-from dicom_node.tls_server import TlsAssociationServer, start_tls_server
+from dicom_node.tls_server import TlsAssociationServer
+from dicom_node.upper_layer import StreamDul
 from dicom_node.watch import Watch
 from storage.database import Database, DatabaseBusy
-from storage.reception import close_association, close_interrupted, open_association
+from storage.reception import close_association, close_interrupted, mark_unfinished, open_association
 from storage.reconcile import reconcile
 from storage.spool import Spool, SpoolError
 
 MEGABYTE = 1024 * 1024
 PDU_MARGIN_BYTES = 1024
 """Some senders count the headers into the length we announce, some do not."""
-BACKLOG = 128
-"""Connections the system holds while threads are started; pynetdicom asks for 5."""
 PENDING_CONNECTIONS = 128
 """Connections without association at once; a hospital's probes and a burst of modalities stay far below."""
 SWEEP_S = 0.5
@@ -51,7 +52,7 @@ SAVE_S = 10.0
 STOP_S = 5.0
 """How long `stop` waits for aborted associations to end."""
 
-
+ALONE = Place()
 LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations reached")
 PEER_LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations for one address reached")
 NO_ROOM = Rejection(2, 3, 1, "disk is below its reserve")
@@ -68,6 +69,7 @@ class Listener:
         database: Database,
         spool: Spool,
         *,
+        place: Place = ALONE,
         log: Any = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -76,15 +78,25 @@ class Listener:
         self._spool = spool
         self._log = log or structlog.get_logger()
         self._now = now
-        self._name = settings.node.ae_title
+        self._place = place
+        self._name = place.name(settings.node.ae_title)
         self._acceptance = Acceptance.installed()
         self._rows = RowWriter(database, spool, log=self._log)
         self._metrics = ListenerMetrics()
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
-        self.service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=self._log, metrics=self._metrics, now=now)
-        self._pending = PendingConnections(PENDING_CONNECTIONS, self._metrics.connection_ended)
+        self.service = StoreService(
+            spool,
+            self._rows,
+            maximum_object_bytes=limit,
+            maximum_at_once=place.share(settings.receive.maximum_associations),
+            log=self._log,
+            metrics=self._metrics,
+            now=now,
+        )
+        self._pending = PendingConnections(place.share(PENDING_CONNECTIONS), self._metrics.connection_ended)
         self._admission = Admission(settings)
-        self._watch = Watch(settings.alerts, self._rows, log=self._log, metrics=self._metrics, now=now)
+        alerts = settings.alerts.model_copy(update={"rows_per_minute": place.share(settings.alerts.rows_per_minute)})
+        self._watch = Watch(alerts, self._rows, log=self._log, metrics=self._metrics, now=now)
         self._commitments = CommitmentScp(settings, database, spool, now=now)
         self._open: dict[Any, Source] = {}
         self._lock = threading.Lock()
@@ -98,8 +110,11 @@ class Listener:
 
         Raises OSError where a port is taken, TlsFilesError where the TLS port's files cannot be used.
         """
+        interrupted = unfinished = 0
         with self._database.write() as session:
-            interrupted = close_interrupted(session, self._name, self._now())
+            for name in self._names():
+                unfinished += mark_unfinished(session, self._spool, name)
+                interrupted += close_interrupted(session, name, self._now())
         removed = self._spool.remove_temporaries()
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"  # its own handlers spell out every message; events and rows tell more
         self._rows.start()
@@ -119,17 +134,28 @@ class Listener:
             handlers += PlainStore(self.service, self._source_of).handlers()
         entity = acceptor(self._settings)
         credentials = self._watch.credentials(self._settings.tls) if self._settings.tls.is_open else None
-        self._server = entity.start_server((node.host, node.port), block=False, evt_handlers=handlers)
-        self._server.socket.listen(BACKLOG)
+        self._server = start_server(entity, self._place, (node.host, node.port), handlers)
         if credentials is not None:
             handshaking = self._watch.handshaking(credentials, self._settings.tls.handshake_timeout_s)
             where = (self._settings.tls.host or node.host, self._settings.tls.port)
-            self._tls_server = start_tls_server(entity, where, handlers, handshaking)
+            self._tls_server = start_tls_server(entity, self._place, where, handlers, handshaking)
         self._sweeper.start()
         self._log.info(
-            "listening", ae_title=node.ae_title, port=self.port, tls_port=self.tls_port, interrupted=interrupted, removed=removed
+            "listening",
+            ae_title=node.ae_title,
+            port=self.port,
+            tls_port=self.tls_port,
+            interrupted=interrupted,
+            unfinished=unfinished,
+            removed=removed,
         )
         return self.port
+
+    def _names(self) -> list[str]:
+        """The listeners whose left-over associations this one closes: its own and, as number 0, those that are no more."""
+        ae_title = self._settings.node.ae_title
+        gone = range(self._place.count, MAXIMUM_LISTENERS) if self._place.number == 0 else ()
+        return [self._name, *(Place(number).name(ae_title) for number in gone if number)]
 
     @property
     def port(self) -> int:
@@ -172,6 +198,7 @@ class Listener:
             self._close(association, "interrupted")
         self._watch.tell()
         self._rows.stop()
+        self.service.stop()
         self._save_metrics()
         self._log.info("stopped listening")
 
@@ -181,10 +208,13 @@ class Listener:
         receive = self._settings.receive
         try:
             limits = PduLimits(receive.maximum_pdu_bytes + PDU_MARGIN_BYTES, receive.acse_timeout_s)
-            association.dul.socket = GuardedSocket(association.dul.socket, limits, self._metrics.connection_ended)
-            association.dul.state_machine = GuardedStateMachine(association.dul)
+            connection = GuardedSocket(association.dul.socket, limits, self._metrics.connection_ended)
             if receive.path == "stream":
-                association.dimse = StoreDimse(association, self.service, self._source_of)
+                association.dul = StreamDul(association, connection)
+                association.dimse = StoreDimse(association, self.service, self._source_of, association.dul)
+            else:
+                association.dul.socket = connection
+                association.dul.state_machine = GuardedStateMachine(association.dul)
             self._pending.add(association)
         except Exception:  # pynetdicom would log this and serve the connection unguarded
             self._log.exception("connection not guarded")
@@ -259,30 +289,25 @@ class Listener:
 
     def _opened(self, association: Any, source: Source, called: str) -> Rejection | None:
         """Take a place among the open associations, with its row; or why there is none."""
-        receive = self._settings.receive
+        receive, at = self._settings.receive, self._now()
         with self._lock:
-            if len(self._open) >= receive.maximum_associations:
+            if len(self._open) >= self._place.share(receive.maximum_associations):
                 return LIMIT_REACHED
             per_address = Counter(one.address for one in self._open.values())
-            if per_address[source.address] >= receive.maximum_associations_per_peer:
+            if per_address[source.address] >= self._place.share(receive.maximum_associations_per_peer):
                 return PEER_LIMIT_REACHED
             self._open[association] = source
-        try:
-            source.association_id = self._rows.call(
-                "",
-                lambda session: open_association(
-                    session,
-                    calling=source.peer,
-                    called=called,
-                    address=source.address,
-                    listener=self._name,
-                    at=self._now(),
-                ),
-            )
-        except DatabaseBusy:
-            with self._lock:
-                del self._open[association]
-            return NO_DATABASE
+        source.open = lambda session: open_association(
+            session, calling=source.peer, called=called, address=source.address, listener=self._name, at=at
+        )
+        opened = self._rows.submit("", lambda session: association_number(session, source))
+        if self._rows.is_failing:  # else the peer need not wait: the first object's row comes after this one, or makes it itself
+            try:
+                opened.result()
+            except DatabaseBusy:
+                with self._lock:
+                    del self._open[association]
+                return NO_DATABASE
         self._metrics.association_opened()
         return None
 
@@ -296,25 +321,30 @@ class Listener:
         """Give the place back and note the end; a second call does nothing."""
         with self._lock:
             source = self._open.pop(association, None)
-        if source is None or source.association_id is None:
+        if source is None:
             return
         if isinstance(association.dimse, StoreDimse):
             association.dimse.discard()
         self._metrics.association_closed(outcome)
-        number, at = source.association_id, self._now()
+        at = self._now()
         self._log.info("association closed", peer=source.peer, outcome=outcome, stored=source.stored, refused=source.refused)
         try:
             self._rows.call(
                 "~",  # after the objects of the same transaction, which it counts
-                lambda session: close_association(session, number, outcome=outcome, at=at, repeated=dict(source.repeated)),
+                lambda session: self._note_end(session, source, outcome, at),
             )
         except DatabaseBusy:
-            self._log.warning("end of association not written; the next start does it", association=number)
+            self._log.warning("end of association not written; the next start does it", association=source.association_id)
+
+    def _note_end(self, session: Session, source: Source, outcome: str, at: datetime) -> None:
+        number = association_number(session, source)
+        if number is not None:
+            close_association(session, number, outcome=outcome, at=at, repeated=dict(source.repeated))
 
     def _save_metrics(self) -> None:
         """Save the counters for the web process to show. A full disk must not stop the sweeper."""
         try:
-            self._metrics.save(listener_file(self._settings))
+            self._metrics.save(listener_file(self._settings, self._place.number))
         except OSError as error:
             self._log.warning("metrics not saved", error=error.strerror)
 
@@ -337,7 +367,7 @@ class Listener:
                 self._watch.tell()
                 self._save_metrics()
                 save_at = time.monotonic() + SAVE_S
-            if time.monotonic() >= reconcile_at:
+            if self._place.number == 0 and time.monotonic() >= reconcile_at:
                 self._reconcile()
                 reconcile_at = time.monotonic() + RECONCILE_S
             with self._lock:

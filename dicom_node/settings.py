@@ -20,6 +20,7 @@ from dicom_node.settings_doors import Alerts, Fingerprint, Stow, StowClient, Tls
 
 CONFIG_VARIABLE = "FOVEA_CONFIG"
 DEFAULT_CONFIG = "fovea.toml"
+MAXIMUM_LISTENERS = 16
 
 
 class SettingsError(Exception):
@@ -132,6 +133,12 @@ class Receive(_Section):
         "stream",
         description="how C-STORE is taken: stream, as the bytes come, or plain, by pynetdicom's own handler: several times "
         "slower, and each object is held in memory twice, whatever its size",
+    )
+    listeners: int = Field(
+        1,
+        ge=1,
+        le=MAXIMUM_LISTENERS,
+        description="listener processes on the one port, each with its share of the limits; more help where many send at once",
     )
     maximum_associations: int = Field(32, ge=1, description="associations served at once; more are refused as temporary")
     maximum_associations_per_peer: int = Field(16, ge=1, description="associations served at once for one address")

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +25,13 @@ from sqlalchemy.orm import Session
 from dicom_node.ae import IMPLEMENTATION_CLASS_UID, implementation_version_name
 from dicom_node.intake import Command, Examined, Refused, Status, check_command, examine, is_uid
 from dicom_node.metrics import ListenerMetrics
-from dicom_node.rows import RowWriter
+from dicom_node.rows import Arrived, RowWriter, association_number
 from dicom_node.scan import Buffer
 from storage.database import CommitUnknown, DatabaseBusy
 from storage.events import EventKind, EventOutcome, append
-from storage.models import Rejected
-from storage.reception import OTHER_CONTENT, Receipt, is_own_result, record
-from storage.spool import Area, NoRoom, Spool, SpoolError, SpoolFile
+from storage.models import JsonObject, Rejected
+from storage.reception import OTHER_CONTENT, Receipt, mark_lost
+from storage.spool import Area, NoRoom, Spool, SpoolError, SpoolFile, sync_folder
 
 HELD_IN_MEMORY_BYTES = 4 * 1024 * 1024
 """Up to this size an object stays in memory until it is checked: most images, and 32 of them at once are 128 MB."""
@@ -51,13 +52,16 @@ class Answer:
     """Tag for Offending Element (0000,0901)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Source:
     """Who sends: one association, or one HTTP request."""
 
     association_id: int | None
+    """The row's id, once it is committed."""
     peer: str
     address: str
+    open: Callable[[Session], int] | None = None
+    """Makes the association's row, where it has none yet."""
     repeated: Counter[str] = field(default_factory=Counter)
     """Objects known already, by Study Instance UID."""
     stored: int = 0
@@ -77,6 +81,7 @@ class StoreService:
         rows: RowWriter,
         *,
         maximum_object_bytes: int,
+        maximum_at_once: int = 32,
         log: Any,
         metrics: ListenerMetrics | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -88,6 +93,7 @@ class StoreService:
         self._metrics = metrics
         self._now = now
         self._version_name = implementation_version_name()
+        self._syncs = ThreadPoolExecutor(maximum_at_once, "folder sync")
         self._lock = threading.Lock()
         self.statuses: Counter[int] = Counter()
         """How often each status was answered since start."""
@@ -119,80 +125,94 @@ class StoreService:
 
     def _stored(self, incoming: Incoming) -> Answer:
         incoming.raise_failure()
-        examined, path = self._kept(incoming)
-        try:
-            receipt = self._recorded(examined, path, incoming.source)
-        except CommitUnknown:
-            raise  # the row may be there: the file must stay, reconcile at the next start decides
-        except Exception:
-            self._spool.delete(path)
-            raise
+        examined = self._examined(incoming)
+        if incoming.source.study_instance_uid not in ("", examined.study_instance_uid):
+            raise Refused(Status.DOES_NOT_MATCH, "Study Instance UID is not that of the request", offending=0x0020000D)
+        with self._file(incoming) as file:
+            path = file.place(Area.INSTANCES, incoming.command.sop_instance_uid)
+            receipt = self._durable(file, Arrived(examined, path, incoming.source, self._now(), Future()))
+        if receipt is Receipt.REPEATED:
+            incoming.source.repeated[examined.study_instance_uid] += 1
         self._log.debug("instance stored", sop_instance_uid=incoming.command.sop_instance_uid, receipt=receipt.value)
         if receipt is Receipt.REJECTED:
             return Answer(Status.DOES_NOT_MATCH, OTHER_CONTENT[:64], 0x00080018)
         return Answer(Status.SUCCESS)
 
-    def _kept(self, incoming: Incoming) -> tuple[Examined, str]:
-        """The facts, and where the file is, synced. A large object is on disk before it is checked."""
-        key = incoming.command.sop_instance_uid
+    def _examined(self, incoming: Incoming) -> Examined:
+        """The facts of an object, in memory or in its temporary file."""
         if incoming.file is None:
-            examined = examine(incoming.held, incoming.command)
-            with self._spool.new_file() as file:
-                file.write(self.file_meta(incoming.command, incoming.source.peer))
-                file.write(memoryview(incoming.held))
-                return examined, file.keep(Area.INSTANCES, key)
-        path = incoming.file.keep(Area.INSTANCES, key)
-        try:
-            return self._examine_file(path, incoming), path
-        except Refused as refusal:
-            if refusal.keep:
-                incoming.kept_path = path
-            else:
-                self._spool.delete(path)
-            raise
-        except BaseException:
-            self._spool.delete(path)
-            raise
-
-    def _examine_file(self, path: str, incoming: Incoming) -> Examined:
-        offset = len(self.file_meta(incoming.command, incoming.source.peer))
+            return examine(incoming.held, incoming.command, incoming.digest)
+        offset = incoming.file.size - incoming.size
         with (
-            self._spool.path(path).open("rb") as file,
+            incoming.file.path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped) as whole,
             whole[offset:] as data_set,
         ):
-            return examine(data_set, incoming.command)
+            return examine(data_set, incoming.command, incoming.digest)
 
-    def _recorded(self, examined: Examined, path: str, source: Source) -> Receipt:
-        at = self._now()
-        if source.study_instance_uid not in ("", examined.study_instance_uid):
-            raise Refused(Status.DOES_NOT_MATCH, "Study Instance UID is not that of the request", offending=0x0020000D)
+    def _file(self, incoming: Incoming) -> SpoolFile:
+        """The object's temporary file, complete."""
+        if incoming.file is not None:
+            return incoming.file
+        file = self._spool.new_file()
+        try:
+            file.write(self.file_meta(incoming.command, incoming.source.peer), incoming.held)
+        except BaseException:
+            file.discard()
+            raise
+        return file
 
-        def work(session: Session) -> Receipt:
-            uid = examined.command.sop_instance_uid
-            own = examined.own_equipment or (examined.passive and is_own_result(session, uid))
-            return record(session, source.association_id, examined.received(path, own=own), peer=source.peer, at=at)
+    def _durable(self, file: SpoolFile, arrived: Arrived) -> Receipt:
+        """Sync the file and its folder and commit the row, all at once; what the object was taken for when all three are done.
 
-        receipt = self._rows.call(examined.study_instance_uid, work)
-        if receipt is Receipt.REPEATED:
-            source.repeated[examined.study_instance_uid] += 1
-        return receipt
+        Raises where one of them failed; nothing of the object is left then, except after CommitUnknown: the row may be there, the
+        file must stay, and the next start decides.
+        """
+        folder = self._syncs.submit(sync_folder, file.path.parent)
+        row = self._rows.record(arrived)
+        failure = self._synced(file, folder)
+        if failure is None:
+            arrived.synced.set_result(None)
+        else:
+            arrived.synced.set_exception(failure)
+        try:
+            recorded = row.result()
+        except CommitUnknown:
+            file.close()
+            raise
+        if failure is not None:
+            if recorded.may_precede_sync:
+                self._rows.call(arrived.examined.study_instance_uid, lambda session: mark_lost(session, arrived.path))
+            raise failure
+        file.close()
+        if recorded.receipt is Receipt.REPEATED and recorded.kept_path is not None:
+            self._spool.sync(recorded.kept_path)  # another association may be at it just now
+        return recorded.receipt
+
+    def _synced(self, file: SpoolFile, folder: Future[None]) -> NoRoom | SpoolError | None:
+        try:
+            file.sync()
+            folder.result()
+        except (NoRoom, SpoolError) as failure:
+            return failure
+        return None
 
     def _note_refusal(self, incoming: Incoming, refusal: Refused) -> None:
         """An event for every refusal; a copy where a person should look at the object."""
         uid = incoming.command.sop_instance_uid
-        detail = {
+        detail: JsonObject = {
             "sop instance uid": uid if is_uid(uid) else uid.encode("utf-8", "replace")[:80].hex(),
             "status": f"0x{refusal.status:04X}",
             "reason": str(refusal),
-            "association": incoming.source.association_id,
         }
         at = self._now()
         rejected = self._copy_kept(incoming, refusal) if refusal.keep else None
 
         def work(session: Session) -> None:
+            number = detail["association"] = association_number(session, incoming.source)
             if rejected is not None:
+                rejected.association_id = number
                 session.add(rejected)
             append(
                 session,
@@ -209,32 +229,21 @@ class StoreService:
 
     def _copy_kept(self, incoming: Incoming, refusal: Refused) -> Rejected | None:
         uid = incoming.command.sop_instance_uid
-        path = incoming.kept_path
-        if path is None:
-            data = self.file_meta(incoming.command, incoming.source.peer) + bytes(incoming.held)
-            try:
-                path = self._spool.write(Area.REJECTED, uid, data)
-            except (NoRoom, SpoolError):
-                return None
+        try:
+            with self._file(incoming) as file:
+                path = file.keep(Area.REJECTED, uid)
+        except (NoRoom, SpoolError):
+            return None
         return Rejected(
             study_id=None,
-            association_id=incoming.source.association_id,
+            association_id=None,
             sop_instance_uid=uid,
             path=path,
             size=incoming.size,
-            digest=self._digest(path, len(self.file_meta(incoming.command, incoming.source.peer))),
+            digest=incoming.digest.hexdigest(),
             reason=str(refusal),
             received_at=self._now(),
         )
-
-    def _digest(self, path: str, offset: int) -> str:
-        """SHA-256 (hex) of the data set in a kept file."""
-        digest = hashlib.sha256()
-        with self._spool.path(path).open("rb") as file:
-            file.seek(offset)
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
 
     def new_file(self, command: Command, peer: str) -> SpoolFile:
         """A temporary file that holds the file meta information already. Raises NoRoom, SpoolError."""
@@ -245,6 +254,10 @@ class StoreService:
             file.discard()
             raise
         return file
+
+    def stop(self) -> None:
+        """Let the threads go; nothing is stored afterwards."""
+        self._syncs.shutdown()
 
     def file_meta(self, command: Command, peer: str) -> bytes:
         """Preamble and file meta information (PS3.10 7.1), with the sender's AE title as Source Application Entity Title."""
@@ -287,9 +300,9 @@ class Incoming:
         self.held = bytearray()
         self.file: SpoolFile | None = None
         """The object itself once it is larger than HELD_IN_MEMORY_BYTES."""
-        self.kept_path: str | None = None
-        """Where a large object was kept that was refused afterwards."""
         self.size = 0
+        self.digest = hashlib.sha256()
+        """Over the data set, as far as it came."""
         self._service = service
         self._failure: Exception | None = None
         try:
@@ -302,6 +315,7 @@ class Incoming:
         self.size += len(fragment)
         if self._failure is not None:
             return
+        self.digest.update(fragment)
         try:
             self._take(fragment)
         except (Refused, NoRoom, SpoolError) as failure:

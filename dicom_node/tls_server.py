@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -69,12 +69,16 @@ class TlsAssociationServer(ThreadedAssociationServer):
         if secured is not None:
             super().process_request_thread(secured, client_address)
 
-    def server_close(self) -> None:
-        """Close the port, and what is still shaking hands."""
+    def end_handshakes(self) -> None:
+        """Close what is still shaking hands."""
         with self._lock:
             left = [one for one, _ in self._in_progress.values()]
         for one in left:
             _shut(one)
+
+    def server_close(self) -> None:
+        """Close the port, and what is still shaking hands."""
+        self.end_handshakes()
         super().server_close()
 
     def _secured(self, request: socket.socket, address: str) -> ssl.SSLSocket | None:
@@ -100,18 +104,6 @@ class TlsAssociationServer(ThreadedAssociationServer):
                 self.handshaking.on_failure(address, why(error) if isinstance(error, OSError) else "connection closed")
             (secured or request).close()
             return None
-
-
-def start_tls_server(
-    entity: Any, address: tuple[str, int], handlers: Sequence[Any], handshaking: Handshaking
-) -> TlsAssociationServer:
-    """Serve the entity's associations over TLS, in a thread of its own. Raises OSError."""
-    server: TlsAssociationServer = entity.make_server(
-        address, evt_handlers=list(handlers), server_class=TlsAssociationServer, handshaking=handshaking
-    )
-    entity._servers.append(server)  # as `AE.start_server` does; the server's `shutdown` takes it out again
-    threading.Thread(target=server.serve_forever, name="TLS acceptor", daemon=True).start()
-    return server
 
 
 def _has_data(request: socket.socket, deadline: float) -> bool:

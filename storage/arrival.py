@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
@@ -218,25 +218,9 @@ class Arrival:
         return same_identity and same_series and same_facts and not known.held
 
     def _insert_instance(self, held: bool) -> None:
-        received = self.received
-        values = {
-            "series_id": self._series_id(),
-            "association_id": self.association_id,
-            "sop_instance_uid": received.sop_instance_uid,
-            "sop_class_uid": received.sop_class_uid,
-            "transfer_syntax_uid": received.transfer_syntax_uid,
-            "path": received.path,
-            "size": received.size,
-            "digest": received.digest,
-            "pixel_digest": received.pixel_digest,
-            "identity_digest": _identity_digest(received),
-            "held": held,
-            "own": received.own,
-            "received_at": self.at,
-            "header": plain_json(received.header),
-        }
-        if not _insert_unless_there(self.session, Instance, values):
-            raise DatabaseBusy(f"instance {received.sop_instance_uid} is being received in another study")
+        row = instance_row(self.received, series_id=self._series_id(), association_id=self.association_id, held=held, at=self.at)
+        if not insert_unless_there(self.session.connection(), Instance, row):
+            raise DatabaseBusy(f"instance {self.received.sop_instance_uid} is being received in another study")
 
     def _replace(self, known: Instance) -> None:
         received = self.received
@@ -361,13 +345,34 @@ def locked_study(session: Session, received: ReceivedInstance, peer: str, at: da
         "age_s": 0.0,
         "settled_at": at if received.passive else None,
     }
-    is_new = _insert_unless_there(session, Study, values)
+    is_new = insert_unless_there(session.connection(), Study, values)
     return session.scalars(_LOCK_STUDY, wanted).one(), is_new
 
 
-def _insert_unless_there(session: Session, table: type[Study | Instance], values: JsonObject) -> bool:
+def instance_row(
+    received: ReceivedInstance, *, series_id: int, association_id: int | None, held: bool, at: datetime
+) -> JsonObject:
+    """The columns of a received object's row."""
+    return {
+        "series_id": series_id,
+        "association_id": association_id,
+        "sop_instance_uid": received.sop_instance_uid,
+        "sop_class_uid": received.sop_class_uid,
+        "transfer_syntax_uid": received.transfer_syntax_uid,
+        "path": received.path,
+        "size": received.size,
+        "digest": received.digest,
+        "pixel_digest": received.pixel_digest,
+        "identity_digest": _identity_digest(received),
+        "held": held,
+        "own": received.own,
+        "received_at": at,
+        "header": plain_json(received.header),
+    }
+
+
+def insert_unless_there(connection: Connection, table: type[Study | Instance], values: JsonObject) -> bool:
     """Insert the row; False where another transaction was faster. Waits for one that is just at it."""
-    connection = session.connection()
     return connection.execute(_INSERTS[connection.dialect.name, table], values).first() is not None
 
 

@@ -40,6 +40,31 @@ class CommitUnknown(DatabaseBusy):
     """Raised when the connection failed during COMMIT: the rows may or may not be there; keep the files, `reconcile` decides."""
 
 
+class Transaction:
+    """One write transaction: its connection for prepared statements, and a session in it for everything else."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """A session on the same connection, made when first asked for: the making costs as much as a row."""
+        if self._session is None:
+            self._session = Session(self.connection, expire_on_commit=False, join_transaction_mode="rollback_only")
+        return self._session
+
+    @property
+    def has_session(self) -> bool:
+        """True where somebody asked for the session."""
+        return self._session is not None
+
+    def close(self) -> None:
+        """Let the session go; the transaction itself is ended by `Database.transaction`."""
+        if self._session is not None:
+            self._session.close()
+
+
 class Database:
     """One database, shared by threads; each process makes its own."""
 
@@ -73,6 +98,26 @@ class Database:
             session.flush()
             try:
                 session.commit()
+            except (OperationalError, InterfaceError) as error:
+                raise CommitUnknown(_first_line(error)) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """As `write`, for the caller that runs prepared statements and seldom needs a session."""
+        with _busy_as_our_own(), self._write.connect() as connection:
+            begun = connection.begin()
+            transaction = Transaction(connection)
+            try:
+                yield transaction
+                if transaction.has_session:
+                    transaction.session.flush()
+            except BaseException:
+                begun.rollback()
+                raise
+            finally:
+                transaction.close()
+            try:
+                begun.commit()
             except (OperationalError, InterfaceError) as error:
                 raise CommitUnknown(_first_line(error)) from error
 

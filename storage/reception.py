@@ -28,7 +28,7 @@ from storage.associations import close_association, close_interrupted, open_asso
 from storage.events import storable
 from storage.models import Instance, Result, Study
 from storage.moves import move_study
-from storage.reconcile import Reconciled, reconcile
+from storage.reconcile import Reconciled, mark_lost, mark_unfinished, reconcile
 from storage.retention import forget_files
 from storage.states import StudyEvent
 
@@ -44,6 +44,9 @@ __all__ = [
     "files_to_delete",
     "held_instances",
     "is_own_result",
+    "kept_path",
+    "mark_lost",
+    "mark_unfinished",
     "open_association",
     "reconcile",
     "record",
@@ -111,6 +114,11 @@ def files_to_delete(session: Session) -> list[str]:
 def is_own_result(session: Session, sop_instance_uid: str) -> bool:
     """True where this node made the object."""
     return session.scalar(select(Result.id).where(Result.sop_instance_uid == sop_instance_uid)) is not None
+
+
+def kept_path(session: Session, sop_instance_uid: str) -> str | None:
+    """Where the file of a known object is, relative to the spool."""
+    return session.scalar(select(Instance.path).where(Instance.sop_instance_uid == sop_instance_uid))
 
 
 def _record(session: Session, association_id: int | None, received: ReceivedInstance, peer: str, at: datetime) -> Receipt:

@@ -1,23 +1,28 @@
 """Spool and rows compared, at start-up and now and then: files that nobody acknowledged go, rows whose file is gone are told.
 
-A file without a row is what a crash between the file's rename and the row's commit leaves (F26): its sender never got Success and
-sends it again.
+File and row of an object are made durable at the same time, so a crash may leave either without the other; its sender never got
+Success and sends it again. A file without a row is removed. A row without a file is marked lost: its path is emptied, as after
+a purge, and the object is taken as new when it comes again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from os import SEEK_END
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from storage.models import Instance, Job, Rejected, Result
+from storage.models import Association, Instance, Job, Rejected, Result
 from storage.spool import Area, Spool
 
 _AT_ONCE = 500
+IN_FLIGHT = 16
+"""Objects of one association looked at after a crash; C-STORE has one at a time, an HTTP request a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,44 @@ def reconcile(session: Session, spool: Spool, *, grace_s: float = 60.0) -> Recon
                     removed += 1
     lost = tuple(path for path in _all_paths(session, pictures) if not spool.path(path).exists())
     return Reconciled(removed, lost)
+
+
+def mark_lost(session: Session, path: str) -> None:
+    """Empty the path of the row that names this file, whose bytes are not on the disk."""
+    session.execute(update(Instance).where(Instance.path == path).values(path=None))
+
+
+def mark_unfinished(session: Session, spool: Spool, listener: str) -> int:
+    """Mark lost what the named listener was recording when it was stopped, where the file is not whole; how many.
+
+    Call it before `close_interrupted`: only the newest rows of associations that are still open can be without their Success.
+    """
+    lost = 0
+    left_open = select(Association.id).where(Association.listener == listener, Association.closed_at.is_(None))
+    for association_id in session.scalars(left_open).all():
+        newest = (
+            select(Instance.path, Instance.size, Instance.digest)
+            .where(Instance.association_id == association_id, Instance.path.is_not(None))
+            .order_by(Instance.id.desc())
+            .limit(IN_FLIGHT)
+        )
+        for path, size, digest in session.execute(newest).all():
+            if path is not None and _data_set_digest(spool, path, size) != digest:
+                mark_lost(session, path)
+                lost += 1
+    return lost
+
+
+def _data_set_digest(spool: Spool, path: str, size: int) -> str | None:
+    """SHA-256 (hex) of the last `size` bytes of a file; None where it is missing or shorter."""
+    try:
+        with spool.path(path).open("rb") as file:
+            if file.seek(0, SEEK_END) < size:
+                return None
+            file.seek(-size, SEEK_END)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _old_files(spool: Spool, area: Area, grace_s: float) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The spool: files that are on disk when we say so, under names nobody outside can choose.
 
-A file is written under a temporary name, synced, renamed to the SHA-256 of its key plus a random part (so that no receipt ever
-replaces another), and its folder is synced: only then is it kept. Folders have mode 0700, files 0600.
+A file is written under a temporary name and renamed to the SHA-256 of its key plus a random part, so that no receipt ever
+replaces another. It is kept once its bytes and its folder are synced, which the caller may have done at once while it does
+something else (`place`), or one after the other (`keep`). Folders have mode 0700, files 0600.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Spool:
             self._temporary.mkdir(mode=0o700, exist_ok=True)
             for area in Area:
                 _make_folders(self.root / area)
-            _sync_folder(self.root)
-            _sync_folder(self.root.parent)
+            sync_folder(self.root)
+            sync_folder(self.root.parent)
 
     def has_room(self, size: int = 0) -> bool:
         """True while `size` bytes more would leave the reserve untouched."""
@@ -82,6 +83,17 @@ class Spool:
         with _errors():
             path.unlink(missing_ok=True)
 
+    def sync(self, relative: str) -> None:
+        """Have a file of the spool and its name on the disk, whoever wrote it. Raises NoRoom, SpoolError where it is gone."""
+        path = self.path(relative)
+        with _errors():
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(path.parent)
+
     def remove_temporaries(self) -> int:
         """Remove what a stopped process left half-written, and say how many; files still being written stay."""
         return sum(_remove_abandoned(path) for path in self._temporary.iterdir())
@@ -101,20 +113,23 @@ class SpoolFile:
     def __init__(self, root: Path, path: Path) -> None:
         self.size = 0
         self._root = root
-        self._path = path
+        self._path = str(path)
         with _errors():
             self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             # Tells `remove_temporaries` of other processes that somebody is writing.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, *parts: bytes | bytearray | memoryview) -> None:
         """Append bytes. Raises NoRoom, SpoolError."""
-        view = memoryview(data).cast("B")
+        views = [memoryview(part).cast("B") for part in parts]
         with _errors():
-            while view:
-                written = os.write(self._open(), view)
+            while views:
+                written = os.writev(self._open(), views)
                 self.size += written
-                view = view[written:]
+                while views and written >= len(views[0]):
+                    written -= len(views.pop(0))
+                if views:
+                    views[0] = views[0][written:]
 
     def keep(self, area: Area, key: str) -> str:
         """Make the file durable under its final name; the path relative to the spool. Raises NoRoom, SpoolError.
@@ -122,26 +137,51 @@ class SpoolFile:
         After an error the file is gone: a failed sync is never tried again on the same file, since the system may have
         dropped the unwritten bytes already.
         """
-        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-        relative = f"{area}/{name[:2]}/{name}-{secrets.token_hex(8)}"
-        final = self._root / relative
         try:
-            with _errors():
-                os.fsync(self._open())
-                os.rename(self._path, final)  # noqa: PTH104  # the system call, nothing more
-                _sync_folder(final.parent)
+            self.sync()
+            relative = self.place(area, key)
+            sync_folder(self.path.parent)
         except BaseException:
-            final.unlink(missing_ok=True)
             self.discard()
             raise
-        self._close()
+        self.close()
         return relative
 
-    def discard(self) -> None:
-        """Remove the file; harmless after `keep` or a second time."""
+    def place(self, area: Area, key: str) -> str:
+        """Give the file its final name, not yet durably; the path relative to the spool. Raises NoRoom, SpoolError.
+
+        To be followed by `sync`, `sync_folder` and `close`; `discard` still removes it.
+        """
+        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+        relative = f"{area}/{name[:2]}/{name}-{secrets.token_hex(8)}"
+        self._open()
+        with _errors():
+            final = f"{self._root}/{relative}"
+            os.rename(self._path, final)  # noqa: PTH104  # the system call, nothing more
+        self._path = final
+        return relative
+
+    def sync(self) -> None:
+        """Have the bytes on the disk. Raises NoRoom, SpoolError: then discard the file, never try again."""
+        with _errors():
+            os.fsync(self._open())
+
+    @property
+    def path(self) -> Path:
+        """Where the file is now."""
+        return Path(self._path)
+
+    def close(self) -> None:
+        """The file stays where it is, whatever happens now."""
         if self._descriptor is not None:
-            self._path.unlink(missing_ok=True)
-            self._close()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def discard(self) -> None:
+        """Remove the file; harmless after `close` or a second time."""
+        if self._descriptor is not None:
+            self.path.unlink(missing_ok=True)
+            self.close()
 
     def __enter__(self) -> SpoolFile:
         return self
@@ -153,11 +193,6 @@ class SpoolFile:
         if self._descriptor is None:
             raise SpoolError("the file was kept or discarded already")
         return self._descriptor
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 class _errors:  # noqa: N801  # reads as a statement; a class because it stands in the path of every received buffer
@@ -181,15 +216,17 @@ def _make_folders(area: Path) -> None:
     for number in range(256):
         if f"{number:02x}" not in present:
             (area / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(area)
+    sync_folder(area)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync_folder(folder: Path | str) -> None:
+    """Have the folder's entries on the disk. Raises NoRoom, SpoolError."""
+    with _errors():
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_abandoned(path: Path) -> bool:

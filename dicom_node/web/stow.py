@@ -34,6 +34,7 @@ from dicom_node.web.access import MINIMUM_TOKEN_LENGTH, FailureLimit, same_secre
 from storage.associations import close_association, close_interrupted, open_association
 from storage.database import Database, DatabaseBusy
 from storage.events import EventKind, EventOutcome, append
+from storage.reconcile import mark_unfinished
 from storage.spool import Spool, SpoolError
 
 log = structlog.get_logger(__name__)
@@ -208,6 +209,7 @@ class StowDoor:
             is_first, self._is_first = self._is_first, False
         with self._database.write() as session:
             if is_first:
+                mark_unfinished(session, self._spool, self._name)
                 close_interrupted(session, self._name, _now())
             number = open_association(
                 session, calling=asked.client.name, called=self._settings.node.ae_title, address=asked.address,
@@ -233,8 +235,8 @@ class _Reception:
         self._rows = RowWriter(database, spool, log=log)
         self._rows.start()
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
-        service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=log)
-        self._request = StowRequest(service, source, acceptance, maximum_parts=settings.stow.maximum_parts)
+        self._service = StoreService(spool, self._rows, maximum_object_bytes=limit, maximum_at_once=1, log=log)
+        self._request = StowRequest(self._service, source, acceptance, maximum_parts=settings.stow.maximum_parts)
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the body. Raises NotMultipart."""
@@ -250,6 +252,7 @@ class _Reception:
         """Finish the rows and note the end."""
         self._request.discard()
         self._rows.stop()
+        self._service.stop()
         number = self._source.association_id
         log.info(
             "STOW-RS request ended", peer=self._source.peer, outcome=outcome, stored=self._source.stored,

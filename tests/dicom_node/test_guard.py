@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import psutil
 import pytest
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node import scp
@@ -17,12 +18,14 @@ from dicom_node.dimse import StoreDimse
 from dicom_node.guard import GuardedSocket
 from dicom_node.settings import Destination, Receive, ReceivePath
 from dicom_node.simulator import send_datasets
+from dicom_node.upper_layer import StreamDul
 from storage.database import Database
 from storage.spool import Spool
 from tests import studies
 from tests.network import (
     CALLED,
     CALLING,
+    RELEASE_RQ,
     Running,
     Wire,
     listening,
@@ -65,6 +68,24 @@ def test_guard_and_our_dimse_provider_serve_every_association(running: Running, 
         assert type(association.dul.socket) is GuardedSocket  # type: ignore[attr-defined]
         assert type(association.dimse) is dimse  # type: ignore[attr-defined]
         assert association.dul.socket.has_association  # type: ignore[attr-defined]
+
+
+def test_stream_path_takes_its_own_way_and_the_library_rests(running: Running, receive_path: ReceivePath) -> None:
+    """Fails loudly where pynetdicom moves what `upper_layer` overrides: then objects would go the slow way, or nothing would."""
+    for name in ("_is_transport_event", "_read_pdu_data", "kill_dul", "run_reactor", "idle_timer_expired"):
+        assert callable(getattr(DULServiceProvider, name))
+    image = studies.series(Plan(slices=1, rows=16, columns=16))[0]
+    with Wire(running.port) as wire:
+        assert wire.associate()[0] == 2
+        wire.store(store_command(str(image.SOPInstanceUID)), studies.encoded(image))
+        assert wire.status() == 0
+        (association,) = threads_of(running)
+
+        is_stream = receive_path == "stream"
+        assert (type(association.dul) is StreamDul) == is_stream  # type: ignore[attr-defined]
+        assert association._reactor_checkpoint.is_set() != is_stream  # type: ignore[attr-defined]
+        wire.send(RELEASE_RQ)
+        assert wire.receive()[0] == 6
 
 
 @pytest.mark.parametrize("name", ["recv", "send", "ready", "close", "socket"])

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydicom import Dataset
 
@@ -25,6 +26,7 @@ from tests import studies
 from tests.hostile.listener import SMALL, Listening, listening, send_over, sent, small, uids
 from tests.network import RELEASE_RQ, Wire, store_command
 from tests.node import Node
+from tests.peers import program
 from tests.postgres import PostgresServer, peer_missing
 from tests.waiting import wait_until
 
@@ -32,6 +34,8 @@ pytestmark = pytest.mark.feature("R6", "S1")
 
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 DISK_MB = 16
+P_DATA = r', "\4\0'
+"""How a trace shows the first bytes of a P-DATA-TF PDU that is sent."""
 SMALL_DISK = f'mount -t tmpfs -o size={DISK_MB}m,mode=700 none "$0" && exec "$@"'
 
 
@@ -191,6 +195,51 @@ def digests(node: Listening, datasets: list[Dataset]) -> set[str]:
     for row in rows:
         assert hashlib.sha256(node.file(row.path)[-row.size :]).hexdigest() == row.digest
     return {row.sop_instance_uid for row in rows}
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_f25_file_folder_and_row_are_synced_before_success_leaves(receive_path: str, tmp_path: Path) -> None:
+    """A system-call trace of the listener: between two answers each of the three syncs has returned."""
+    trace = tmp_path / "trace"
+    traced = (program("strace"), "-f", "-y", "-e", "trace=fsync,fdatasync,sendto", "-o", str(trace))
+    datasets = studies.series(replace(SMALL, study="F25 order", slices=4))
+    with listening(tmp_path / "node", receive_path, prefix=traced) as node:
+        with Wire(node.port, timeout_s=60) as wire:
+            assert wire.associate()[0] == 2
+            assert [answer_on(wire, one) for one in datasets] == [SUCCESS] * 4
+        assert node.node.process is not None
+        for child in psutil.Process(node.node.process.pid).children():
+            child.terminate()
+        node.node.process.wait(60)
+
+    done = list(returned_calls(trace.read_text().splitlines()))
+    answers = [index for index, call in enumerate(done) if call.startswith("sendto") and P_DATA in call]
+    assert len(answers) == len(datasets)
+    start = 0
+    for one, end in zip(datasets, answers, strict=True):
+        name = hashlib.sha256(one.SOPInstanceUID.encode()).hexdigest()
+        folder, before = f"/instances/{name[:2]}", done[start:end]
+        assert any(call.startswith("fsync") and f"{folder}/{name}-" in call for call in before), "the file"
+        assert any(call.startswith("fsync") and f"{folder}>" in call for call in before), "its folder"
+        assert any("sync" in call and "fovea.sqlite-wal>" in call for call in before), "the row"
+        start = end
+
+
+def returned_calls(lines: list[str]) -> Iterator[str]:
+    """The calls of a trace in the order of their success; a call of several threads at once is told in two lines."""
+    begun: dict[str, str] = {}
+    for line in lines:
+        thread, _, call = line.partition(" ")
+        call = call.strip()
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call
+            if call.startswith("sendto"):
+                yield call  # what is sent may arrive before the call returns
+        elif "resumed>" in call and call.endswith("= 0"):
+            yield begun.pop(thread)
+        elif "resumed>" not in call and ("= 0" in call or call.startswith("sendto")):
+            yield call
 
 
 def test_f26_file_that_a_crash_left_without_its_row_is_removed_and_sent_again(receive_path: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -228,3 +229,24 @@ def test_no_table_keeps_a_path_after_purge() -> None:
     }
     assert "path" not in Study.__table__.columns
     assert Path(received().path).parts[0] in set(Area)
+
+
+def test_newest_rows_of_an_open_association_without_a_whole_file_are_marked_lost(database: Database, spool: Spool) -> None:
+    """What a loss of power may leave of an object in flight: its row, and its file missing, short or with other bytes."""
+    data = {number: b"meta" + bytes([number]) * 100 for number in range(4)}
+    contents = {0: data[0], 1: data[1][:-1], 2: data[1], 3: None}
+    with database.write() as session:
+        number = reception.open_association(session, calling="PACS", called="FOVEA", address="::1", listener="one", at=at())
+        for one, content in contents.items():
+            kept = spool.write(Area.INSTANCES, str(one), content) if content is not None else path(f"missing {one}")
+            sent = received(number=one, path=kept, size=100, digest=hashlib.sha256(data[one][4:]).hexdigest())
+            reception.record(session, number, sent, peer="PACS", at=at())
+
+    with database.write() as session:
+        assert reception.mark_unfinished(session, spool, "other") == 0
+        assert reception.mark_unfinished(session, spool, "one") == 3
+
+    with database.read() as session:
+        assert [row.path is not None for row in session.scalars(select(Instance).order_by(Instance.id))] == [True] + [False] * 3
+    again = received(number=3, path=path("again"), size=100, digest=hashlib.sha256(data[3][4:]).hexdigest())
+    assert take(database, again) is Receipt.NEW

@@ -187,7 +187,7 @@ spool = Spool(Path(sys.argv[1]), 0)
 print(spool.write(Area.INSTANCES, "1.2", b"the bytes"), flush=True)
 """
     trace = tmp_path / "trace"
-    calls = "trace=openat,write,fsync,rename,renameat,renameat2"
+    calls = "trace=openat,write,writev,fsync,rename,renameat,renameat2"
     command = ["strace", "-f", "-y", "-e", calls, "-o", trace, sys.executable, "-c", script, spool.root]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if "PTRACE" in ran.stderr or "ptrace" in ran.stderr:
@@ -195,16 +195,16 @@ print(spool.write(Area.INSTANCES, "1.2", b"the bytes"), flush=True)
     folder = str(spool.path(ran.stdout.strip()).parent)
 
     lines = trace.read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if "write(" in line and '"the bytes"' in line)
+    start = next(i for i, line in enumerate(lines) if "writev(" in line and '"the bytes"' in line)
     told = next(i for i, line in enumerate(lines) if "write(1<" in line and "instances/" in line)
     steps = []
     for line in lines[start:told]:
-        call = re.search(r"(write|fsync|rename\w*)\((.*)", line)
+        call = re.search(r"(writev?|fsync|rename\w*)\((.*)", line)
         if call is not None:
             place = "temporary" if "/temporary/" in call[2].split('",')[0] else "folder" if f"<{folder}>" in call[2] else "other"
             steps.append((call[1], place))
 
-    assert steps == [("write", "temporary"), ("fsync", "temporary"), ("rename", "temporary"), ("fsync", "folder")]
+    assert steps == [("writev", "temporary"), ("fsync", "temporary"), ("rename", "temporary"), ("fsync", "folder")]
 
 
 def test_no_room_is_told_apart_from_other_errors() -> None:
