@@ -109,6 +109,7 @@ def test_the_same_patients_may_not_fix_and_be_measured(place: Path) -> None:
     assert "both fixed the thresholds" in said
 
 
+@pytest.mark.slow
 @pytest.mark.feature("L6")
 def test_the_phantom_grid_is_written_and_put_onto_the_card(place: Path) -> None:
     healthy = place / "healthy"
