@@ -383,7 +383,9 @@ def test_a_labelmap_holds_the_same_findings(series: SeriesVolume, found: Localiz
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+def archive(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """An archive for each series: both have the same UIDs, which no archive sees twice with other content."""
+    del files
     with running_orthanc(Orthanc(tmp_path_factory.mktemp("orthanc"))) as orthanc:
         yield orthanc
 
