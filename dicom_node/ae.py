@@ -99,7 +99,7 @@ class Acceptance:
 
     def for_reports(self) -> Acceptance:
         """What a destination may do that only reports on storage commitment: no storing."""
-        return Acceptance(frozenset(), self.syntaxes)
+        return Acceptance(frozenset(), self.syntaxes, {})
 
     def contexts(self, proposed: Iterable[str]) -> list[PresentationContext]:
         """Supported contexts for the proposed abstract syntaxes only: negotiating all of them costs more with each."""

@@ -151,6 +151,25 @@ class GuardedSocket(AssociationSocket):
         self._unread -= nr_bytes
         return received
 
+    def look(self) -> bool:
+        """Whether data, or the connection's end, is there; what came is kept for the next read. Never waits.
+
+        Over TLS bytes may arrive that are no data: session tickets, key updates. Waiting for the rest of them would never end.
+        """
+        if self._stop > self._start:
+            return True
+        self._start = self._stop = 0
+        sock: Any = self.socket
+        if sock is None:
+            return True
+        try:
+            self._stop = sock.recv_into(self._buffer)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError:
+            pass  # the read that follows meets it again and closes
+        return True
+
     def _is_pending(self) -> bool:
         pending = getattr(self.socket, "pending", None)
         return bool(pending and pending())
