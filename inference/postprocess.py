@@ -108,15 +108,23 @@ def calibrated(raw: FloatArray, calibration: Calibration, sign: Contrast) -> Flo
     """The score of each raw value for one sign of contrast: float32, never falling with the departure, 0 or
     more.
 
-    Between two entries of the table log10 of the fraction is interpolated; beyond the last the score stays at
-    the last entry's, and nowhere is it above log10 of the number of reference voxels.
+    Between two entries of the table log10 of the fraction is interpolated. Beyond every reference voxel there is no fraction to
+    state: the score goes on rising, by less than one more, so that what departs further still ranks higher.
     """
     departure = raw if sign is Contrast.BRIGHTER else -raw
     table_raw = np.asarray(calibration.raw[sign], dtype=np.float64)
     table_score = -np.log10(np.asarray(calibration.exceedance, dtype=np.float64))
     first = np.concatenate([[True], np.diff(table_raw) > 0])
-    score = np.interp(departure, table_raw[first], table_score[first])
-    return np.clip(score, 0.0, math.log10(calibration.voxels)).astype(np.float32)
+    table_raw, table_score = table_raw[first], table_score[first]
+    score = np.clip(np.interp(departure, table_raw, table_score), 0.0, math.log10(calibration.voxels))
+    beyond = np.maximum(departure - table_raw[-1], 0.0) / _last_unit(table_raw, table_score)
+    return np.asarray(score + beyond / (1 + beyond), dtype=np.float32)
+
+
+def _last_unit(table_raw: NDArray[np.float64], table_score: NDArray[np.float64]) -> float:
+    """How much raw score the last whole unit of score took."""
+    before = float(np.interp(table_score[-1] - 1, table_score, table_raw))
+    return max(float(table_raw[-1]) - before, 1e-6)
 
 
 def check_calibration(calibration: Calibration) -> None:
