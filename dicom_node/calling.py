@@ -5,9 +5,7 @@ The same guard as on the listener stands in front of what an answer may cost: th
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from pynetdicom import _config as pynetdicom_config
@@ -16,7 +14,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.ae import requestor
-from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, PduLimits
+from dicom_node.guard import HEADER_BYTES, INVALID_PDU_PARAMETER, GuardedSocket, PduLimits
 from dicom_node.settings import Destination
 from dicom_node.tls import CallingContext, TlsFilesError
 
@@ -80,38 +78,18 @@ def _guard(event: Any, limits: PduLimits, answer_bytes: int) -> None:
 
 
 class AnsweredSocket(GuardedSocket):
-    """The guard on a connection that we opened. Over TLS 1.3 what arrives may be no data at all: session tickets, key updates."""
+    """The guard on a connection that we opened; what the destination says in all is bounded too."""
 
     def __init__(self, wrapped: AssociationSocket, limits: PduLimits, answer_bytes: int) -> None:
         super().__init__(wrapped, limits)
         self.has_association = True  # it is for us to ask for one
         self._budget = answer_bytes
-        self._ahead = b""
 
-    @property
-    def ready(self) -> bool:
-        """True where data waits, over TLS only decrypted data."""
-        if not isinstance(self.socket, ssl.SSLSocket) or self._ahead:
-            return bool(self._ahead) or bool(super().ready)
-        if not super().ready:
-            return False
-        if self.socket is None or self.socket.pending():
-            return self.socket is not None
-        self.socket.setblocking(False)
-        try:
-            self._ahead = self.socket.recv(1)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError:
-            return True  # the read that follows meets it again and closes
-        finally:
-            with suppress(OSError):
-                self.socket.setblocking(True)
-        return True
-
-    def _receive(self, count: int) -> bytearray:
-        self._budget -= count
-        if self._budget < 0:
-            self._abort(INVALID_PDU_PARAMETER, "the answers are longer than anything that could be meant")
-        ahead, self._ahead = self._ahead, b""
-        return bytearray(ahead) + super()._receive(count - len(ahead))
+    def header(self) -> tuple[int, int] | None:
+        """As of any guarded socket. Raises ConnectionAbortedError too where all answers together are too long."""
+        found = super().header()
+        if found is not None:
+            self._budget -= HEADER_BYTES + found[1]
+            if self._budget < 0:
+                self._abort(INVALID_PDU_PARAMETER, "the answers are longer than anything that could be meant")
+        return found

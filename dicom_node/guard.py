@@ -106,7 +106,20 @@ class GuardedSocket(AssociationSocket):
         if self.socket is not None:
             with suppress(OSError, ValueError):  # closed meanwhile: the look below tells
                 self._wait(select.POLLIN, self.patience_s)
-        return bool(super().ready)
+        return bool(super().ready) and self._is_data()
+
+    def _is_data(self) -> bool:
+        """True unless what came over TLS is no data at all, or not yet: a session ticket, a key update, half a record."""
+        if not isinstance(self.socket, ssl.SSLSocket) or self._is_pending():
+            return True
+        self._start = self._stop = 0
+        try:
+            self._stop = self.socket.recv_into(self._buffer)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except (OSError, ValueError):
+            return True  # the read that follows meets it again and closes
+        return True
 
     def header(self) -> tuple[int, int] | None:
         """Type and length of the PDU that comes next, which stays unread; None where the peer closed.
