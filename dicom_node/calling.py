@@ -5,7 +5,6 @@ The same guard as on the listener stands in front of what an answer may cost: th
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,22 +78,15 @@ def _guard(event: Any, limits: PduLimits, answer_bytes: int) -> None:
 
 
 class AnsweredSocket(GuardedSocket):
-    """The guard on a connection that we opened. Over TLS 1.3 what arrives may be no data at all: session tickets, key updates."""
+    """The guard on a connection that we opened; what the destination says in all is bounded too."""
 
     def __init__(self, wrapped: AssociationSocket, limits: PduLimits, answer_bytes: int) -> None:
         super().__init__(wrapped, limits)
         self.has_association = True  # it is for us to ask for one
         self._budget = answer_bytes
 
-    @property
-    def ready(self) -> bool:
-        """True where data waits, over TLS only decrypted data."""
-        if not isinstance(self.socket, ssl.SSLSocket):
-            return bool(super().ready)
-        return bool(super().ready) and self.look()
-
     def header(self) -> tuple[int, int] | None:
-        """Type and length of the next PDU, counted against all that the destination may send."""
+        """As of any guarded socket. Raises ConnectionAbortedError too where all answers together are too long."""
         found = super().header()
         if found is not None:
             self._budget -= HEADER_BYTES + found[1]

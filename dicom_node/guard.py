@@ -106,7 +106,20 @@ class GuardedSocket(AssociationSocket):
         if self.socket is not None:
             with suppress(OSError, ValueError):  # closed meanwhile: the look below tells
                 self._wait(select.POLLIN, self.patience_s)
-        return bool(super().ready)
+        return bool(super().ready) and self._is_data()
+
+    def _is_data(self) -> bool:
+        """True unless what came over TLS is no data at all, or not yet: a session ticket, a key update, half a record."""
+        if not isinstance(self.socket, ssl.SSLSocket) or self._is_pending():
+            return True
+        self._start = self._stop = 0
+        try:
+            self._stop = self.socket.recv_into(self._buffer)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except (OSError, ValueError):
+            return True  # the read that follows meets it again and closes
+        return True
 
     def header(self) -> tuple[int, int] | None:
         """Type and length of the PDU that comes next, which stays unread; None where the peer closed.
@@ -150,25 +163,6 @@ class GuardedSocket(AssociationSocket):
         self._start += nr_bytes
         self._unread -= nr_bytes
         return received
-
-    def look(self) -> bool:
-        """Whether data, or the connection's end, is there; what came is kept for the next read. Never waits.
-
-        Over TLS bytes may arrive that are no data: session tickets, key updates. Waiting for the rest of them would never end.
-        """
-        if self._stop > self._start:
-            return True
-        self._start = self._stop = 0
-        sock: Any = self.socket
-        if sock is None:
-            return True
-        try:
-            self._stop = sock.recv_into(self._buffer)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError:
-            pass  # the read that follows meets it again and closes
-        return True
 
     def _is_pending(self) -> bool:
         pending = getattr(self.socket, "pending", None)

@@ -119,7 +119,8 @@ class Localization:
     """Where a volume departs from healthy anatomy. Every volume lies on the grid of the input."""
 
     score: Volume
-    """float32; minus log10 of the fraction of reference voxels whose raw score is at least as high; 0 is ordinary."""
+    """float32; minus log10 of the fraction of reference voxels whose raw score is at least as high; 0 is ordinary. Beyond every
+    reference voxel it rises by less than one more."""
     raw: Volume
     """float32; what the recipe's scorer gave before calibration, positive where brighter than healthy: for most recipes the
     residual in standardised units, for an outlining one residual and probability together."""

