@@ -96,8 +96,8 @@ def test_pseudo_healthy_takes_the_departure_out_and_leaves_the_surroundings() ->
     assert np.array_equal(result.pseudo_healthy.array[outside], scan.array[outside])
 
 
-NEEDS_ONE_RESTORER = [one.name for one in RECIPES.values() if one.networks in ((), ("restorer",)) and one.name != "cold_outline"]
-    name for name, recipe in RECIPES.items() if recipe.networks in ((), ("restorer",)) and name != "cold_outline"
+NEEDS_ONE_RESTORER = [
+    one.name for one in RECIPES.values() if one.networks in ((), ("restorer",)) and one.name != "cold_outline"
 ]
 
 
