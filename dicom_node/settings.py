@@ -319,7 +319,7 @@ class Output(_Section):
     )
     map_values: Literal["float32", "uint16"] = Field(
         "float32",
-        description="values of parametric maps: float32, or half the bytes at a 65535th of the largest value, not drawn by OHIF",
+        description="values of parametric maps: float32, or half the bytes at a 65535th of the largest, misdrawn by OHIF",
     )
     map_extent: Literal["whole", "brain"] = Field(
         "whole", description="pixels of parametric maps: all, or those in the brain's bounding box, which OHIF cannot draw"

@@ -3,7 +3,7 @@
 Values are given on the pixels of the source, each frame naming its source image: for every pixel, which OHIF asks for, or
 inside the brain's bounding box only. Frames rise along the normal of the images: dcmqi takes them for that, whatever their
 positions say. Real World Value Mapping gives the value. Stored is a float32 that is 1 at the kind's full scale, because OHIF
-colours what is stored from 0 to 1; or a uint16, exact to a 65535th of the largest value, which OHIF cannot draw.
+colours what is stored from 0 to 1; or a uint16, exact to a 65535th of the largest value, which OHIF misdraws.
 """
 
 from __future__ import annotations
