@@ -12,7 +12,9 @@ _LIMITS = """
 - No truly healthy people were scanned for this model: the reference is synthetic heads and real slices from which strokes and
   hyperintensities were painted out. A score of 3 means "one reference voxel in a thousand", not "one healthy voxel".
 - The restorer sees one slice at a time. Lesions that show only between slices are missed.
-- Bright findings are what it is for. Dark ones (cysts, old infarcts) are reported under a stricter threshold and found less.
+- Bright findings are what it is for. Dark ones (cysts, old infarcts) are found less.
+- A finding must be striking or large: small faint lesions, above all those of multiple sclerosis, are left out by the operating
+  point. The white-matter patients were looked at while the weights of the score were chosen; glioma patients kept back were not.
 - Old strokes, surgery, haemorrhage, contrast agent, children and motion were not measured.
 - Neck and scalp are removed by a mask network and two plain rules (`inference.brain`); both can fail.
 """
