@@ -92,7 +92,11 @@ def _failure(spool: Spool, kept: Kept | None, sop_class_uid: str) -> int | None:
 
 
 def _digest(spool: Spool, path: str) -> str:
-    """SHA-256 (hex) of the data set in a file that the node wrote, behind its file meta information. Raises OSError."""
+    """SHA-256 (hex) of the data set in a file that the node wrote, behind its file meta information. Raises OSError, SpoolError.
+
+    The file is synced first: its row may stand before its sender was answered.
+    """
+    spool.sync(path)
     digest = hashlib.sha256()
     with spool.path(path).open("rb") as file:
         file.seek(data_set_offset(file.read(META_HEAD_BYTES)))
