@@ -22,8 +22,8 @@ export FOVEA_DATA
 endif
 
 test: lint types $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q --ignore=tests/acceptance --ignore=tests/viewer
-	$(BIN)/python -m pytest -q tests/acceptance $(wildcard tests/viewer)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q --ignore=tests/acceptance --ignore=tests/viewer --ignore=tests/hostile
+	$(BIN)/python -m pytest -q tests/hostile tests/acceptance $(wildcard tests/viewer)
 
 check: lint types unit
 
@@ -35,7 +35,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not peer" --ignore=tests/acceptance --ignore=tests/viewer -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -m "not slow and not peer" --ignore=tests/acceptance --ignore=tests/viewer --ignore=tests/hostile -n 2 --dist loadfile -q
 
 # Every recipe on one small budget: processor seconds for each; what was trained stays in var/methods and goes on from there.
 SECONDS_EACH ?= 240
