@@ -28,6 +28,7 @@ VALUE_TOLERANCE = 1e-4
 HIGH_SCORE, LOW_SCORE = 3.0, 0.4
 """From where on a map must be coloured in a viewer, and up to where it must not."""
 COLOURED_BY_MAP = 50
+MAXIMUM_OUTSIDE_MAP = 0.02  # a map is interpolated: a point beside the rim of a finding may be tinted
 """As COLOURED, for maps: a score of 0.4 tints by about 33, one of 3 by more than 100."""
 
 
@@ -97,7 +98,7 @@ def faults_of_map(samples: Samples) -> set[Fault]:
     faults = set()
     if np.mean(chroma(samples.inside) > COLOURED_BY_MAP) < MINIMUM_INSIDE:
         faults.add(Fault.MISSING)
-    if np.mean(chroma(samples.outside) > COLOURED_BY_MAP) > MAXIMUM_OUTSIDE:
+    if np.mean(chroma(samples.outside) > COLOURED_BY_MAP) > MAXIMUM_OUTSIDE_MAP:
         faults.add(Fault.ELSEWHERE)
     return faults
 
