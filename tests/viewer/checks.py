@@ -20,6 +20,7 @@ from tests.viewer.cases import FINDINGS, Case, score_at, world
 COLOURED = 25
 """Difference between the largest and smallest of R, G and B from which a pixel counts as coloured; images are grey."""
 MINIMUM_INSIDE, MAXIMUM_OUTSIDE = 0.95, 0.005
+MAXIMUM_OUTSIDE_MAP = 0.02  # a map is interpolated: a point beside the rim of a finding may be tinted
 HUE_TOLERANCE_DEG = 8.0
 COLOUR_TOLERANCE = 8
 """Levels of 255, for the way to CIELab in 16 bits and back."""
@@ -28,7 +29,6 @@ VALUE_TOLERANCE = 1e-4
 HIGH_SCORE, LOW_SCORE = 3.0, 0.4
 """From where on a map must be coloured in a viewer, and up to where it must not."""
 COLOURED_BY_MAP = 50
-MAXIMUM_OUTSIDE_MAP = 0.02  # a map is interpolated: a point beside the rim of a finding may be tinted
 """As COLOURED, for maps: a score of 0.4 tints by about 33, one of 3 by more than 100."""
 
 
