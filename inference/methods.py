@@ -189,7 +189,7 @@ class Bench:
     def scored(self, recipe: Recipe, bundle: Bundle, shown: Shown) -> tuple[FloatArray, BoolArray, int, float, float]:
         """Raw map and truth over all voxels of the listed slices, evaluations, GFLOP, processor seconds.
 
-        Voxels outside the predicted brain score lowest. The recipe's filter across slices is left out: the slices of the list
+        Voxels outside the predicted brain score lowest. What looks across slices is left out: the slices of the list
         are not neighbours.
         """
         brain = self._listed(shown)
@@ -199,9 +199,9 @@ class Bench:
         with Meter(watched, bundle.device, {}) as meter:
             maps = restore(shown.prepared.images, brain, recipe, bundle.networks, setting)
         seconds = time.process_time() - started
-        raw = shown.way_back.bring(maps.raw)
         post = recipe.postprocessor
-        smooth = (replace(post, through_sigma=0.0) if isinstance(post, Components) else post).smooth(raw)
+        post = replace(post, through_sigma=0.0, support=None) if isinstance(post, Components) else post
+        smooth = shown.way_back.bring(post.smooth(maps.raw, shown.prepared.spacing_mm))
         levels = list(shown.levels)
         inside = shown.way_back.brain[levels]
         assert shown.study.lesion is not None
