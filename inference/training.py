@@ -261,7 +261,7 @@ def train_brain(recipe: TrainingRecipe, label_maps: Sequence[Path], work: Path) 
 
 
 def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Bank | None, work: Path) -> nn.Module:
-    """The restoration network, trained or resumed in `work`: first to restore alone, then to outline, then dark ones above all."""
+    """The restoration network, trained or resumed in `work`: first to restore alone, then to outline, then the dark above all."""
     bank = make_bank(work / "bank-restore", restore_plan(recipe, label_maps))
     torch.manual_seed(recipe.seed + 1)
     alone = Restorer({**RESTORER, "evidence": 0})
