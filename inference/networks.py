@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inference.arguments import number as _number
 from inference.arguments import whole as _whole
 from inference.arguments import wholes as _wholes
-from inference.conditioned import DynamicUnet
+from inference.conditioned import DynamicUnet, VolumeUnet
 
 RESTORER: dict[str, int | float | str | list[int] | list[bool]] = {
     "stem": 2,
@@ -193,6 +193,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, object]], nn.Module]] = MappingProxyT
         "brain": BrainNet,
         "unet": Unet,
         "dynamic_unet": DynamicUnet,
+        "volume_unet": VolumeUnet,
         "noisy_classifier": NoisyClassifier,
         "autoencoder": Autoencoder,
         "pixel_heads": PixelHeads,

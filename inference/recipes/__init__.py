@@ -22,6 +22,7 @@ from inference.recipes.intensity import INTENSITY
 from inference.recipes.mask_ensemble import MASK_ENSEMBLE
 from inference.recipes.medsegdiff import MEDSEGDIFF
 from inference.recipes.mhd import MHD
+from inference.recipes.patchddm import PATCHDDM
 from inference.recipes.recipe import Recipe
 from inference.recipes.thor import THOR
 from inference.recipes.timestep_ensemble import TIMESTEP_ENSEMBLE
@@ -49,6 +50,7 @@ RECIPES = MappingProxyType(
             MASK_ENSEMBLE,
             MEDSEGDIFF,
             BERDIFF,
+            PATCHDDM,
             AUTOENCODER_RESIDUAL,
             EQUALISED,
             INTENSITY,
