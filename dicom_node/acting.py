@@ -31,6 +31,8 @@ def resubmit(session: Session, *, user: str, job_id: int | None, delivery_id: in
         deliveries = list(
             session.scalars(select(Delivery).join(Job).where(Job.study_id == found.id, Delivery.state == DeliveryState.FAILED))
         )
+    if jobs and jobs[0].study.state == StudyState.QUARANTINED:
+        raise InvalidMove(f"study {jobs[0].study.study_instance_uid} is in quarantine: end that with `fovea release`")
     lines = []
     for job in jobs:
         queue.resubmit_job(session, job, user=user, at=utc_now())

@@ -41,6 +41,8 @@ def configured_files(settings: Settings) -> dict[str, Path]:
     files: dict[str, Path | None] = {
         f"tls.{key}": getattr(settings.tls, key) for key in ("certificate_file", "ca_file", "crl_file")
     }
+    files["web.certificate_file"] = settings.web.certificate_file
+    files |= {f"audit.repository_{key}": getattr(settings.audit, f"repository_{key}") for key in ("certificate_file", "ca_file")}
     for one in settings.destinations:
         files |= {f"destinations.{one.name}.{key}": getattr(one, key) for key in ("certificate_file", "ca_file")}
     return {key: path for key, path in files.items() if path is not None}

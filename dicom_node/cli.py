@@ -257,6 +257,8 @@ def explain(study: Annotated[str, typer.Argument(help="Study Instance UID or acc
             "state": found.state,
             "revision": found.revision,
             "reason": found.reason,
+            "forced_complete": found.forced,
+            "incomplete": found.incomplete,
         }
         rules = explain_study(site, session, found)
     if as_json:
@@ -266,6 +268,8 @@ def explain(study: Annotated[str, typer.Argument(help="Study Instance UID or acc
     console.print(
         f"study {facts['study_instance_uid']}: {facts['state']} (revision {facts['revision']}), {facts['reason'] or 'no remark'}"
     )
+    if facts["incomplete"]:
+        console.print(f"it may be incomplete: {facts['incomplete']}", highlight=False, markup=False)
     if not rules:
         console.print("no rules are configured: nothing would be analysed")
     for rule in rules:

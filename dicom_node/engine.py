@@ -21,10 +21,13 @@ from dicom_node.outcome import RunOutcome, RunRequest, request_to_json
 
 START_TIMEOUT_S = 120.0
 KEEP_ALIVE_EVERY_S = 2.0
+DIED = "died"
+"""The process that had the input ended without an answer, as opposed to one that could still tell what went wrong."""
+FAILURES = (DIED, "crashed", "timed out", "out of memory", "error")
 
 
 class RunFailed(Exception):
-    """Raised when a run gave no outcome; `kind` is `crashed`, `timed out`, `out of memory`, `error` or `lost`."""
+    """Raised when a run gave no outcome; `kind` is a word of `FAILURES`, or `lost` where the job is another worker's now."""
 
     def __init__(self, kind: str, detail: str, peak_memory_mb: float | None = None) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -60,7 +63,9 @@ class Engine:
 
     def warm_up(self) -> None:
         """Start the next child, so that it imports its libraries while nobody waits."""
-        if self._warm is None or self._warm.poll() is not None:
+        if self._warm is not None and self._warm.poll() is not None:
+            self.close()
+        if self._warm is None:
             self._warm = self._start()
 
     def close(self) -> None:
@@ -94,8 +99,8 @@ class Engine:
         peak = _Peak(child.pid)
         try:
             started = _frames(child, time.monotonic() + START_TIMEOUT_S, keep_alive, peak)
-            if next(started) != b"ready":
-                raise RunFailed("crashed", "the child did not start as expected")
+            if next(started, b"") != b"ready":
+                raise RunFailed("crashed", f"no run was begun: {_end_of(child)}")
             _send(child, request_to_json(request))
             frames = _frames(child, time.monotonic() + self._limits.timeout_s, keep_alive, peak)
             kind = next(frames)
@@ -104,7 +109,7 @@ class Engine:
                 raise RunFailed(head["kind"], head["detail"], peak.memory_mb)
             blobs = [next(frames) for _ in range(len(head["objects"]) + len(head["pictures"]))]
         except StopIteration:
-            raise RunFailed(*_end_of(child), peak.memory_mb) from None
+            raise RunFailed(DIED, _end_of(child), peak.memory_mb) from None
         return decode_outcome(head, blobs), peak.memory_mb
 
 
@@ -162,14 +167,14 @@ def _frames(child: subprocess.Popen[bytes], deadline: float, keep_alive: Callabl
             buffer += chunk
 
 
-def _end_of(child: subprocess.Popen[bytes]) -> tuple[str, str]:
+def _end_of(child: subprocess.Popen[bytes]) -> str:
     try:
         code = child.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        return "crashed", "the child closed its output without an answer"
+        return "the child closed its output without an answer"
     if code == -9:
-        return "crashed", "the child was killed (signal 9), most often for want of memory"
-    return "crashed", f"the child ended with status {code} and no answer"
+        return "the child was killed (signal 9), most often for want of memory"
+    return f"the child ended with status {code} and no answer"
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -11,9 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node import ledger
-from dicom_node.routing import Decision, decide
+from dicom_node.routing import Decision
+from dicom_node.settling import decided
+from dicom_node.site import Site
 from dicom_node.stack import stack_of
-from dicom_node.workflow import Site
 from storage.models import Study
 
 
@@ -65,8 +66,7 @@ def find_study(session: Session, name: str) -> Study:
 
 def explain(site: Site, session: Session, study: Study) -> tuple[RuleExplanation, ...]:
     """Every rule of the configuration against every series of the study."""
-    validity = {name: model.card.validity for name, model in site.models.items()}
-    return tuple(_explain_rule(one) for one in decide(ledger.study_facts(session, study), site.settings.rules, validity))
+    return tuple(_explain_rule(one) for one in decided(site, study, ledger.study_facts(session, study)))
 
 
 def _explain_rule(decision: Decision) -> RuleExplanation:

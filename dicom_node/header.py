@@ -42,6 +42,9 @@ class InstanceHeader:
     manufacturer: str = ""
     manufacturer_model_name: str = ""
     has_pixel_data: bool = False
+    number_of_study_related_instances: int | None = None
+    """As an archive counted them when it sent this one."""
+    number_of_series_related_instances: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The header as a JSON object."""

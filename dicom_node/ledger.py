@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.arrival import Sought
 from dicom_node.catalog import InstalledModel
+from dicom_node.engine import DIED, FAILURES
 from dicom_node.header import InstanceHeader
 from dicom_node.outcome import Predecessor, ResultObject, SeriesInput
 from dicom_node.routing import Decision, Plan, SeriesFacts, StudyFacts
@@ -28,7 +29,8 @@ from storage.queue import DeliveryClaim, JobClaim
 from storage.spool import Spool
 from storage.states import DeliveryState, JobState
 
-RUN_FAILURES = ("crashed", "timed out", "out of memory")
+QUARANTINED = "quarantined"
+"""Reason of a job that was given up because its study ended the processes that ran it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +88,22 @@ def decision_detail(decision: Decision) -> dict[str, Any]:
     }
 
 
+def own_results(session: Session, study: Study) -> int:
+    """How many objects this node has made for the study."""
+    return session.scalar(select(func.count(Result.id)).join(Job, Result.job_id == Job.id).where(Job.study_id == study.id)) or 0
+
+
 # ------------------------------------------------------------------------------------------- jobs
 
 
-def input_digest(session: Session, study: Study, series_uids: Sequence[str]) -> str:
-    """SHA-256 (hex) over what is analysed (each instance's UID and digest) and the identity the results will carry."""
+def input_digest(session: Session, study: Study, plan: Plan) -> str:
+    """SHA-256 (hex) over what is analysed (each instance's UID and digest), the identity the results will carry, and what they
+    say of how complete the study was.
+    """
     rows = session.execute(
         select(Instance.sop_instance_uid, Instance.digest)
         .join(Series, Instance.series_id == Series.id)
-        .where(Series.study_id == study.id, Series.series_instance_uid.in_(series_uids))
+        .where(Series.study_id == study.id, Series.series_instance_uid.in_(plan.analysed))
         .where(Instance.own.is_(False), Instance.held.is_(False), Instance.path.is_not(None))
         .order_by(Instance.sop_instance_uid)
     ).all()
@@ -102,7 +111,8 @@ def input_digest(session: Session, study: Study, series_uids: Sequence[str]) -> 
         study.study_instance_uid, study.patient_id, study.issuer_of_patient_id, study.patient_name,
         study.patient_birth_date, study.patient_sex, study.accession_number,
     )  # fmt: skip
-    return digest_of([*identity, *(part for row in rows for part in row)])
+    incomplete = [*plan.remarks, plan.refusal.code if plan.refusal else ""] if plan.remarks else []
+    return digest_of([*identity, *(part for row in rows for part in row), *incomplete])
 
 
 def digest_of(parts: Sequence[str]) -> str:
@@ -115,7 +125,7 @@ def digest_of(parts: Sequence[str]) -> str:
 
 
 def want_job(session: Session, study: Study, order: JobOrder, *, at: datetime) -> Job:
-    """The job for the order: a new one, the one that exists already, or the one that was cancelled and is wanted again."""
+    """The job for the order: a new one, the one that exists, or the one that was cancelled or quarantined and is wanted again."""
     existing = _same_job(session, study, order)
     if existing is not None and _is_outdated(session, existing):
         renewed = digest_of([order.input_digest, str(study.revision)])
@@ -123,7 +133,8 @@ def want_job(session: Session, study: Study, order: JobOrder, *, at: datetime) -
         existing = _same_job(session, study, order)
     if existing is None:
         return _new_job(session, study, order, at=at)
-    if existing.state == JobState.CANCELED:
+    was_poison = existing.state == JobState.FAILED and existing.reason == QUARANTINED  # and its study was released
+    if existing.state == JobState.CANCELED or was_poison:
         existing.revision = study.revision
         existing.plan = order.plan.as_json()
         queue.resubmit_job(session, existing, user=None, at=at)
@@ -216,8 +227,20 @@ def failed_runs(session: Session, claim: JobClaim) -> int:
     return session.scalar(
         select(func.count())
         .select_from(Attempt)
-        .where(Attempt.job_id == claim.job_id, Attempt.epoch > since_epoch, Attempt.outcome.in_(RUN_FAILURES))
+        .where(Attempt.job_id == claim.job_id, Attempt.epoch > since_epoch, Attempt.outcome.in_(FAILURES))
     ) or 0  # fmt: skip
+
+
+def deaths(session: Session, claim: JobClaim) -> int:
+    """How many processes the study of the claimed job has ended."""
+    return deaths_of(session, session.get_one(Job, claim.job_id).study)
+
+
+def deaths_of(session: Session, study: Study) -> int:
+    """How many processes the study ended since it settled: a person who releases it begins the count anew."""
+    died = select(func.count()).select_from(Attempt).join(Job, Attempt.job_id == Job.id)
+    since = study.settled_at or study.first_received_at
+    return session.scalar(died.where(Job.study_id == study.id, Attempt.started_at >= since, Attempt.outcome == DIED)) or 0
 
 
 def lease_holders(session: Session) -> set[str]:

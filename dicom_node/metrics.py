@@ -33,7 +33,7 @@ from sqlalchemy.orm import Session
 from dicom_node.catalog import software_version
 from dicom_node.certificates import NoCertificate, configured_files, first_expiry
 from dicom_node.settings import Settings
-from storage import circuits, commitments, queries, turnaround
+from storage import circuits, commitments, queries, repository, turnaround
 from storage.database import Database, DatabaseBusy
 from storage.read_models import Standing
 
@@ -141,7 +141,8 @@ class NodeCollector(Collector):
         yield _gauge("fovea_spool_free_bytes", "Free space on the spool's disk", [({}, self._free_bytes())])
         try:
             with _reading(self._database) as session:
-                found = [*_queue(session), *_destinations(session), *_outcomes(session), *_times(session), *_upkeep(session)]
+                found = [*_queue(session), *_destinations(session), *_outcomes(session), *_times(session)]
+                found += _upkeep(session, self._settings)
         except (DatabaseBusy, SQLAlchemyError):
             found = []
         yield _gauge("fovea_database_up", "1 where the database answers", [({}, 1 if found else 0)])
@@ -292,9 +293,13 @@ def _times(session: Session) -> Iterator[Metric]:
     )
 
 
-def _upkeep(session: Session) -> Iterator[Metric]:
+def _upkeep(session: Session, settings: Settings) -> Iterator[Metric]:
     unsealed = turnaround.unsealed_events(session)
     yield _gauge("fovea_audit_unsealed_events", "Events not yet in the hash chain", [({}, unsealed)])
+    if settings.audit.repository:
+        yield _gauge("fovea_audit_unsent_events", "Chained events the repository lacks", [({}, repository.count_unsent(session))])
+        is_up = 0 if repository.is_failing(session) else 1
+        yield _gauge("fovea_audit_repository_up", "1 where the repository took the last batch", [({}, is_up)])
     beat = turnaround.last_beat(session)
     if beat is not None:
         age_s = _age_s(beat, datetime.now(UTC))

@@ -120,6 +120,8 @@ class RunRequest:
     failure: Reason | None = None
     identity: tuple[tuple[str, str], ...] = ()
     """What the study's newest instance says of the patient, by keyword: the results carry it where the analysed images differ."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about how complete the study was, for the report."""
     analysis_started_at: str = ""
     """ISO 8601 with zone: start of the job's first attempt, the same for every retry; content date and time of the results."""
 
@@ -219,6 +221,7 @@ def request_from_json(data: bytes) -> RunRequest:
     values["passed_over"] = tuple(PassedOver(**{**one, "reason": Reason(**one["reason"])}) for one in values["passed_over"])
     values["output"] = OutputOptions(**{**values["output"], "objects": tuple(values["output"]["objects"])})
     values["taken_series_numbers"] = tuple(values["taken_series_numbers"])
+    values["remarks"] = tuple(values["remarks"])
     values["predecessors"] = tuple(Predecessor(**one) for one in values["predecessors"])
     values["identity"] = tuple((keyword, value) for keyword, value in values["identity"])
     for key in ("refusal", "failure"):

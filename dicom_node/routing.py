@@ -77,6 +77,8 @@ class Plan:
     passed_over: tuple[PassedOver, ...]
     destinations: tuple[str, ...]
     refusal: Reason | None
+    remarks: tuple[str, ...] = ()
+    """What the report says of how complete the study was, a sentence each."""
 
     def as_json(self) -> dict[str, Any]:
         """The plan as a JSON object."""
@@ -90,6 +92,7 @@ class Plan:
             passed_over=tuple(PassedOver(**{**one, "reason": Reason(**one["reason"])}) for one in stored["passed_over"]),
             destinations=tuple(stored["destinations"]),
             refusal=Reason(**stored["refusal"]) if stored["refusal"] else None,
+            remarks=tuple(stored.get("remarks", ())),
         )
 
 

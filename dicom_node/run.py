@@ -166,7 +166,7 @@ def _account(request: RunRequest, trial: _Trial) -> Account:
         model=_model(request, card),
         body_part=card.validity.body_part if card else "",
         blind_spots=card.blind_spots if card else (),
-        quality=_quality(trial),
+        quality=_quality(trial, request.remarks),
         created=content_moment(request.analysis_started_at, headers),
         output=request.output,
         taken_series_numbers=request.taken_series_numbers,
@@ -219,10 +219,10 @@ def _model(request: RunRequest, card: ModelCard | None) -> ModelIdentity:
     return ModelIdentity(card.name, card.version, card.manufacturer, request.model_digest)
 
 
-def _quality(trial: _Trial) -> tuple[str, ...]:
+def _quality(trial: _Trial, remarks: tuple[str, ...]) -> tuple[str, ...]:
     if trial.analysis is None:
-        return ()
-    told = (*trial.analysis.series.notes, *trial.analysis.localization.provenance.quality)
+        return remarks
+    told = (*remarks, *trial.analysis.series.notes, *trial.analysis.localization.provenance.quality)
     return tuple(dict.fromkeys(told))
 
 

@@ -18,7 +18,7 @@ import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from dicom_node import expiry, proof, sealing, workflow
+from dicom_node import expiry, proof, repository, sealing, workflow
 from dicom_node.engine import Engine, Limits
 from dicom_node.workflow import Site, utc_now
 from storage.database import DatabaseBusy
@@ -37,7 +37,7 @@ class Schedule:
         limits = Limits(run.memory_mb, run.timeout_s, workflow.threads_per_run(site.settings))
         self._engines = [Engine(limits) for _ in range(run.workers)]
         self._stopping = threading.Event()
-        threads = len(self._engines) + 2 * len(site.settings.destinations) + 6
+        threads = len(self._engines) + 2 * len(site.settings.destinations) + 7
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(threads)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -69,6 +69,9 @@ class Schedule:
                 site.settings.audit.anchor_every_s, "anchor",
                 lambda: sealing.anchor(site.database, site.settings.audit, at=utc_now()),
             )  # fmt: skip
+        if site.settings.audit.repository:
+            forward = lambda: repository.forward(site.settings, site.database, at=utc_now())  # noqa: E731
+            self._every(site.settings.audit.repository_every_s, "repository", self._until_idle(forward))
         self._every(ticks.retention_s, "retention", lambda: workflow.purge(site, at=utc_now()))
         self._every(CERTIFICATES_EVERY_S, "certificates", lambda: expiry.watch(site.settings, site.database, at=utc_now()))
         self._scheduler.start()

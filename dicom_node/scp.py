@@ -28,6 +28,7 @@ from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateM
 from dicom_node.listeners import Place, start_server, start_tls_server
 from dicom_node.metrics import ListenerMetrics, listener_file
 from dicom_node.plain import PlainStore
+from dicom_node.repository import AuditGate
 from dicom_node.rows import RowWriter, association_number
 from dicom_node.settings import MAXIMUM_LISTENERS, Settings
 from dicom_node.store import Source, StoreService
@@ -56,6 +57,7 @@ ALONE = Place()
 LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations reached")
 PEER_LIMIT_REACHED = Rejection(2, 3, 2, "limit of associations for one address reached")
 NO_ROOM = Rejection(2, 3, 1, "disk is below its reserve")
+NO_AUDIT = Rejection(2, 3, 1, "audit cannot be kept")
 NO_DATABASE = Rejection(2, 3, 1, "database is busy")
 FAULT = Rejection(2, 3, 1, "processing failure")
 
@@ -95,6 +97,7 @@ class Listener:
         )
         self._pending = PendingConnections(place.share(PENDING_CONNECTIONS), self._metrics.connection_ended)
         self._admission = Admission(settings)
+        self._audit = AuditGate(settings, database, now)
         alerts = settings.alerts.model_copy(update={"rows_per_minute": place.share(settings.alerts.rows_per_minute)})
         self._watch = Watch(alerts, self._rows, log=self._log, metrics=self._metrics, now=now)
         self._commitments = CommitmentScp(settings, database, spool, now=now)
@@ -282,6 +285,8 @@ class Listener:
         return rejection
 
     def _no_room(self) -> Rejection | None:
+        if self._audit.is_shut:
+            return NO_AUDIT
         try:
             return None if self._spool.has_room() else NO_ROOM
         except SpoolError:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from dicom_node.settings import Audit, SettingsError
+from dicom_node.settings import SettingsError
+from dicom_node.settings_audit import Audit
 from storage import anchor as anchors
 from storage import seal as chain
 from storage.anchor import Anchor, Head

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicom_node.settings_audit import Audit
 from dicom_node.settings_doors import Alerts, Fingerprint, Stow, StowClient, Tls
 
 CONFIG_VARIABLE = "FOVEA_CONFIG"
@@ -58,9 +59,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Range = tuple[float, float]
 ReceivePath = Literal["stream", "plain"]
-ResultWord = Literal[
-    "seg", "sr", "parametric-map", "uncertainty", "pseudo-healthy", "capture", "presentation-state", "pdf"
-]
+ResultWord = Literal["seg", "sr", "parametric-map", "uncertainty", "pseudo-healthy", "capture", "presentation-state", "pdf"]
 ALWAYS_SENT = frozenset({"seg", "sr"})
 """Where nothing was found there is no segmentation, and only the report says so; neither can be left out."""
 
@@ -127,7 +126,9 @@ class Receive(_Section):
 
     settle_after_s: float = Field(30.0, gt=0, description="a study is complete when nothing arrived for this many seconds")
     maximum_age_s: float = Field(
-        3600.0, gt=0, description="a study that keeps receiving is closed by force after this many seconds"
+        3600.0,
+        gt=0,
+        description="a study that keeps receiving is closed by force after this many seconds, unless a rule waits on",
     )
     path: ReceivePath = Field(
         "stream",
@@ -165,6 +166,11 @@ class Rule(_Section):
     destinations: tuple[Name, ...] = Field(min_length=1, description="entries of [[destinations]]")
     recipe: str = Field("", description="recipe of the model; empty: the card's first")
     priority: Literal["urgent", "normal", "off-peak"] = Field("normal", description="order in the queue")
+    on_maximum_age: Literal["go on", "wait", "discard"] = Field(
+        "go on",
+        description="a study still being received after receive.maximum_age_s: analyse what is there, the report saying so; "
+        "wait until it is quiet, all rules with it; or report that it was not analysed",
+    )
     from_peers: tuple[AeTitle, ...] = Field((), description="only studies these AE titles sent; empty: any")
     modality: tuple[str, ...] = Field(("MR",), description="Modality (0008,0060)")
     body_part: tuple[str, ...] = Field((), description="Body Part Examined (0018,0015), any case; a series without one passes")
@@ -274,6 +280,9 @@ class Run(_Section):
     timeout_s: float = Field(600.0, gt=0, description="wall-clock limit of one run; over it the run is killed")
     lease_s: float = Field(60.0, gt=1, description="a worker that is silent for this long has lost its job")
     maximum_attempts: int = Field(3, ge=1, description="attempts before a job is given up and a failure report is sent")
+    quarantine_after_deaths: int = Field(
+        3, ge=1, description="runs of one study that ended their whole process before the study is quarantined"
+    )
     retry_after_s: float = Field(5.0, gt=0, description="first wait before a failed run is tried again; doubles each time")
 
 
@@ -337,29 +346,24 @@ class Web(_Section):
     token_file: Path | None = Field(
         None, description="file that holds the access token; empty: made at start beside the spool, mode 0600"
     )
+    certificate_file: Path | None = Field(
+        None, description="PEM file of the page's certificate, followed by intermediate ones; empty: http"
+    )
+    key_file: Path | None = Field(None, description="PEM file of its private key, without passphrase, mode 0600")
     host_names: tuple[str, ...] = Field(
         (), description="names the page is reached by, beside localhost and this machine's own name"
     )
 
-
-class Audit(_Section):
-    """The hash chain over the events and its anchor outside the database."""
-
-    seal_every_s: float = Field(2.0, gt=0, description="how often new events are chained")
-    anchor_file: Path | None = Field(
-        None, description="file that the chain's head is appended to, best on another machine's share"
-    )
-    anchor_key_file: Path | None = Field(
-        None, description="key (32 bytes or more) of the HMAC over each anchor; required with anchor_file"
-    )
-    anchor_syslog: str = Field("", description="host:port of a syslog server (UDP) that gets each anchor too")
-    anchor_every_s: float = Field(60.0, gt=0, description="how often the head is anchored")
-
     @model_validator(mode="after")
-    def _anchor_has_a_key(self) -> Audit:
-        if (self.anchor_file or self.anchor_syslog) and self.anchor_key_file is None:
-            raise ValueError("anchor_key_file is required where the chain is anchored: an unkeyed digest could be recomputed")
+    def _certificate_has_a_key(self) -> Web:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together")
         return self
+
+    @property
+    def scheme(self) -> str:
+        """`https` where there is a certificate."""
+        return "http" if self.certificate_file is None else "https"
 
 
 class Retention(_Section):

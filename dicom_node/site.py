@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.catalog import InstalledModel, installed_models
 from dicom_node.settings import Settings
-from dicom_node.workflow import Site, utc_now
 from storage import events
 from storage.database import Database
 from storage.events import EventKind
@@ -22,6 +23,21 @@ from storage.models import Event
 from storage.spool import Spool
 
 MEGABYTE = 1024 * 1024
+
+
+def utc_now() -> datetime:
+    """The time that rows carry."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every step needs: the configuration, the rows, the files and the installed models."""
+
+    settings: Settings
+    database: Database
+    spool: Spool
+    models: dict[str, InstalledModel]
 
 
 @contextmanager

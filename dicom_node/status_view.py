@@ -37,6 +37,8 @@ def overview(session: Session) -> dict[str, Any]:
                 "standing": one.standing,
                 "revision": one.revision,
                 "instances": one.instances,
+                "forced_complete": one.forced,
+                "incomplete": one.incomplete,
                 "last_received_at": one.last_received_at,
                 "deliveries": one.deliveries,
             }
@@ -63,7 +65,7 @@ def print_overview(console: Console, state: dict[str, Any]) -> None:
         for one in state["studies"]:
             sent = ", ".join(f"{count} {key}" for key, count in one["deliveries"].items())
             table.add_row(
-                one["accession_number"], one["study_instance_uid"], one["state"], one["standing"], str(one["instances"]), sent
+                one["accession_number"], one["study_instance_uid"], one["state"], one["standing"], _images(one), sent
             )
         console.print(table)
     for job in state["failed_jobs"]:
@@ -76,6 +78,11 @@ def print_overview(console: Console, state: dict[str, Any]) -> None:
             f"fovea resubmit --delivery {letter['id']}",
             highlight=False,
         )
+
+
+def _images(study: dict[str, Any]) -> str:
+    marks = [mark for mark, holds in (("forced", study["forced_complete"]), ("incomplete?", study["incomplete"])) if holds]
+    return " ".join([str(study["instances"]), *marks])
 
 
 def _print_circuit(console: Console, circuit: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from dicom_node.certificates import fingerprint
 from dicom_node.settings import Destination, Peer
+from dicom_node.settings_audit import Audit
 from dicom_node.settings_doors import Tls
 
 # RFC 9325 4.2; the suites of TLS 1.3 are all of this kind.
@@ -102,6 +103,15 @@ def server_context(settings: Tls) -> ssl.SSLContext:
     if settings.crl_file is not None:
         _load_authorities(context, settings.crl_file)
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
+def repository_context(audit: Audit) -> ssl.SSLContext:
+    """How the audit repository is called: its authority trusted, our certificate shown. Raises TlsFilesError."""
+    context = _profile(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    if audit.repository_ca_file is None:
+        context.load_default_certs()
+    _load(context, audit.repository_certificate_file, audit.repository_key_file, audit.repository_ca_file)
     return context
 
 

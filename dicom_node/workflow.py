@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 from pydicom.uid import generate_uid
@@ -24,90 +24,30 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node import circuit, dicomweb, fallback, ledger, scu
-from dicom_node.catalog import InstalledModel, output_options, recipe_digest
-from dicom_node.engine import Engine, RunFailed
+from dicom_node.catalog import output_options
+from dicom_node.engine import DIED, Engine, RunFailed
 from dicom_node.outcome import KIND_OF_OBJECT, Outcome, Reason, RunOutcome, RunRequest
-from dicom_node.routing import Decision, Plan, decide, plan_of
+from dicom_node.routing import Plan
 from dicom_node.settings import Destination, Settings
-from storage import commitments, events, queue, retention
+from dicom_node.settling import decided, settle, settle_study, want_job
+from dicom_node.site import Site, utc_now
+from storage import commitments, queue, retention
 from storage.commitments import CommitmentKind
-from storage.database import Database, DatabaseBusy
-from storage.events import EventKind
-from storage.models import Job, Study
+from storage.database import DatabaseBusy
+from storage.models import Job
 from storage.queue import DeliveryClaim, JobClaim
-from storage.spool import Area, Spool
+from storage.spool import Area
 from storage.states import DeliveryState, StudyEvent
+
+__all__ = [
+    "Site", "deliver", "finish", "give_up", "purge", "request_for", "settle", "settle_study", "submit", "take_back",
+    "threads_per_run", "utc_now",
+]  # fmt: skip
 
 log = structlog.get_logger(__name__)
 
 MOST_CLAIMS = 100
 """Claims of one job before it is given up though no run of it failed: whole workers ended each time."""
-PRIORITIES = {"urgent": 10, "normal": 0, "off-peak": -10}
-
-
-def utc_now() -> datetime:
-    """The time that rows carry."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What every step needs: the configuration, the rows, the files and the installed models."""
-
-    settings: Settings
-    database: Database
-    spool: Spool
-    models: dict[str, InstalledModel]
-
-
-# ---------------------------------------------------------------------------------------------------- settle
-
-
-def settle(site: Site, *, holder: str, monotonic_s: float, at: datetime) -> int:
-    """Count the quiet time and settle every study that is due; the number settled."""
-    tick_s = site.settings.ticks.settle_s
-    receive = site.settings.receive
-    with site.database.write() as session:
-        elapsed_s = queue.tick_clock(session, holder=holder, monotonic_s=monotonic_s, at=at, cap_s=5 * tick_s)
-        queue.count_quiet(session, elapsed_s)
-        due = queue.due_studies(session, settle_after_s=receive.settle_after_s, maximum_age_s=receive.maximum_age_s)
-        for study in due:
-            settle_study(site, session, study, at=at)
-    return len(due)
-
-
-def settle_study(site: Site, session: Session, study: Study, *, at: datetime) -> None:
-    """Close the study and make its jobs, in the caller's transaction."""
-    forced = study.quiet_s < site.settings.receive.settle_after_s
-    how = "closed by force at its maximum age" if forced else f"quiet for {study.quiet_s:.0f} s"
-    queue.move_study(session, study, StudyEvent.SETTLE, at=at, reason=how)
-    validity = {name: model.card.validity for name, model in site.models.items()}
-    decisions = decide(ledger.study_facts(session, study), site.settings.rules, validity)
-    wanted = [_want_job(site, session, study, one, at=at) for one in decisions]
-    queue.cancel_open_jobs(session, study, at=at, keep={job.id for job in wanted if job is not None})
-
-
-def _want_job(site: Site, session: Session, study: Study, decision: Decision, *, at: datetime) -> Job | None:
-    model = site.models[decision.rule.model]
-    events.append(
-        session, EventKind.RULE_DECIDED, at=at, study=study, model=ledger.model_label(model),
-        model_digest=model.digest, detail=ledger.decision_detail(decision),
-    )  # fmt: skip
-    if not decision.makes_a_job:
-        return None
-    plan = plan_of(decision)
-    recipe = decision.rule.recipe or model.card.recipes[0]
-    order = ledger.JobOrder(
-        rule=decision.rule.name,
-        model=ledger.model_label(model),
-        model_digest=model.digest,
-        recipe=recipe,
-        recipe_digest=recipe_digest(recipe, output_options(site.settings)),
-        input_digest=ledger.input_digest(session, study, plan.analysed),
-        priority=PRIORITIES[decision.rule.priority],
-        plan=plan,
-    )
-    return ledger.want_job(session, study, order, at=at)
 
 
 # ---------------------------------------------------------------------------------------------------- submit
@@ -126,7 +66,7 @@ def submit(site: Site, engine: Engine, *, worker: str) -> bool:
     log.info("run started", job=claim.job_id, study=request.study_instance_uid, attempt=claim.attempt)
     try:
         if claim.attempt > MOST_CLAIMS:
-            raise RunFailed("crashed", f"{claim.attempt - 1} workers were lost while they held this job")
+            raise RunFailed(DIED, f"{claim.attempt - 1} workers were lost while they held this job")
         outcome, peak_mb = engine.run(request, _heartbeat(site, claim))
     except RunFailed as failure:
         _run_failed(site, engine, claim, request, failure, failed_before + 1)
@@ -164,6 +104,7 @@ def request_for(site: Site, session: Session, claim: JobClaim, *, at: datetime) 
         taken_series_numbers=ledger.taken_series_numbers(job.study),
         predecessors=ledger.supersede_undelivered(session, job, at=at),
         refusal=plan.refusal,
+        remarks=plan.remarks,
         identity=ledger.newest_identity(job.study),
         analysis_started_at=ledger.first_started_at(session, job).isoformat(),
     )
@@ -174,10 +115,9 @@ def _plan_again(site: Site, session: Session, job: Job, *, at: datetime) -> None
     study = job.study
     others = session.scalars(select(Job.id).where(Job.study_id == study.id, Job.id != job.id)).all()
     queue.cancel_open_jobs(session, study, at=at, keep=set(others))
-    validity = {name: model.card.validity for name, model in site.models.items()}
-    for decision in decide(ledger.study_facts(session, study), site.settings.rules, validity):
+    for decision in decided(site, study, ledger.study_facts(session, study)):
         if decision.rule.name == job.rule:
-            _want_job(site, session, study, decision, at=at)
+            want_job(site, session, study, decision, at=at)
 
 
 def threads_per_run(settings: Settings) -> int:
@@ -201,6 +141,9 @@ def _run_failed(site: Site, engine: Engine, claim: JobClaim, request: RunRequest
     if failure.kind == "lost":
         return
     run = site.settings.run
+    if _is_poison(site, claim, failure):
+        give_up(site, engine, claim, request, RunFailed(ledger.QUARANTINED, failure.detail))
+        return
     if failure.worth_retrying and failed_runs < run.maximum_attempts and claim.attempt <= MOST_CLAIMS:
         wait_s = run.retry_after_s * 2 ** (failed_runs - 1)
         with site.database.write() as session:
@@ -212,23 +155,53 @@ def _run_failed(site: Site, engine: Engine, claim: JobClaim, request: RunRequest
     give_up(site, engine, claim, request, failure)
 
 
+def _is_poison(site: Site, claim: JobClaim, failure: RunFailed) -> bool:
+    """True where this run ended the last of the processes that one study may end."""
+    if claim.attempt > MOST_CLAIMS:
+        return True
+    if failure.kind != DIED:
+        return False
+    with site.database.read() as session:
+        return ledger.deaths(session, claim) + 1 >= site.settings.run.quarantine_after_deaths
+
+
 def give_up(site: Site, engine: Engine, claim: JobClaim, request: RunRequest, failure: RunFailed) -> None:
-    """Make and deliver the report that the analysis failed; the job ends FAILED with its reason."""
+    """Make and deliver the report that the analysis failed; the job ends FAILED with its reason, the study of a poison job
+    in quarantine.
+    """
     reason = Reason(failure.kind.replace(" ", "-"), FAILURE_TEXTS[failure.kind])
     try:
         outcome, peak_mb = engine.run(replace(request, refusal=None, failure=reason), _heartbeat(site, claim))
     except RunFailed as second:
         log.error("no failure report could be made", job=claim.job_id, kind=second.kind)
         with site.database.write() as session:
-            queue.give_up_job(
+            job = queue.give_up_job(
                 session, claim, at=utc_now(), reason=reason.code, summary=None,
                 detail=f"{failure.detail}\nno failure report could be made: {second}",
+                outcome=_attempt_word(failure),
             )  # fmt: skip
+            _quarantine(session, job, failure, at=utc_now())
         return
     finish(site, claim, request, outcome, peak_memory_mb=peak_mb, at=utc_now(), failure=failure)
 
 
+def _attempt_word(failure: RunFailed) -> str:
+    return DIED if failure.kind == ledger.QUARANTINED else failure.kind
+
+
+def _quarantine(session: Session, job: Job | None, failure: RunFailed, *, at: datetime) -> None:
+    """Keep the study of a poison job away from every worker until a person releases it; the report of it still goes out."""
+    if job is None or failure.kind != ledger.QUARANTINED:
+        return
+    queue.cancel_open_jobs(session, job.study, at=at)
+    detail = {"job": job.id, "worker processes ended": ledger.deaths_of(session, job.study)}
+    queue.move_study(session, job.study, StudyEvent.POISON, at=at, reason=FAILURE_TEXTS[failure.kind], detail=detail)
+    log.error("study quarantined: it ends the processes that analyse it", study=job.study.study_instance_uid, job=job.id)
+
+
 FAILURE_TEXTS = {
+    DIED: "the process that analysed it ended without an answer each time it was tried",
+    ledger.QUARANTINED: "its analysis ended one process after the other; the study is kept back until a person releases it",
     "crashed": "the analysis ended unexpectedly each time it was tried",
     "timed out": "the analysis took longer than its time limit each time it was tried",
     "out of memory": "the analysis needed more memory than its limit each time it was tried",
@@ -266,6 +239,8 @@ def finish(
             results = ledger.keep_results(session, job, objects, request.predecessors, at=at)
             wanted = {name: _kinds_for(site.settings, name) for name in Plan.from_json(job.plan).destinations}
             ledger.make_deliveries(session, job, results, wanted, at=at)
+            if failure is not None:
+                _quarantine(session, job, failure, at=at)
     if job is None:
         for _, path in objects:
             site.spool.delete(path)
@@ -294,7 +269,8 @@ def _end_job(
 ) -> Job | None:
     if failure is not None:
         code = failure.kind.replace(" ", "-")
-        return queue.give_up_job(session, claim, at=at, reason=code, detail=failure.detail, summary=summary)
+        word = _attempt_word(failure)
+        return queue.give_up_job(session, claim, at=at, reason=code, detail=failure.detail, summary=summary, outcome=word)
     reason = outcome.summary.reason
     return queue.finish_job(
         session, claim, at=at, peak_memory_mb=peak_memory_mb, summary=summary,

@@ -27,7 +27,7 @@ from inference.phantom.banks import Bank
 from inference.phantom.heads import Lesions, SyntheticHead, head_from_atlas
 from inference.phantom.tissues import Atlas, read_label_map
 from inference.postprocess import PostProcessor
-from inference.preprocess import UNIT
+from inference.preprocess import UNIT, stretch_of, stretched
 from inference.restoration import Setting, restore
 
 log = structlog.get_logger()
@@ -73,10 +73,9 @@ def spotted_heads(atlases: Sequence[Atlas], radius_mm: float, contrast: float, c
 def raw_head(localizer: RecipeLocalizer, volume: Volume, lesion: BoolArray | None = None) -> RawHead:
     """What the recipe's network makes of a volume, before calibration."""
     maps = localizer.raw_maps(volume, Context())
-    smooth = localizer.recipe.postprocessor.smooth(maps.raw)
     spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
     near = None if lesion is None else near_lesion(lesion, spacing)
-    return RawHead(smooth, maps.brain, spacing, lesion, near, maps.figures)
+    return RawHead(maps.raw, maps.brain, spacing, lesion, near, maps.figures)
 
 
 def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> FloatArray:
@@ -84,10 +83,15 @@ def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> 
     step = max(1, len(bank.image) // limit)
     brain = bank.brain[::step] > 127
     images = np.where(brain, bank.image[::step].astype(np.float32), np.float32(-UNIT))
+    pairs = zip(images, brain, strict=True)
+    images = np.stack([stretched(one, stretch_of(one, inside)) for one, inside in pairs])
     setting = Setting(localizer.bundle.device, multiple=localizer.bundle.card.multiple)
     maps = restore(images, brain, localizer.recipe, localizer.bundle.networks, setting)
     inner = ndimage.binary_erosion(brain, ndimage.generate_binary_structure(2, 1)[None], iterations=1)
-    return np.asarray(localizer.recipe.postprocessor.smooth(maps.raw)[inner], dtype=np.float32)
+    smooth = localizer.recipe.postprocessor.smooth
+    spacing = (1.0, *localizer.bundle.card.grid_spacing_mm[:1] * 2)
+    each = [smooth(one[None], spacing) for one in maps.raw]  # no slice knows of another: they are of different people
+    return np.asarray(np.concatenate(each)[inner], dtype=np.float32)
 
 
 def reference_table(

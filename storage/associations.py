@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from storage.events import EventKind, EventOutcome, append, storable
 from storage.models import Association, Instance, Rejected, Series, Study
+from storage.states import StudyState
 
 
 def open_association(session: Session, *, calling: str, called: str, address: str, listener: str, at: datetime) -> int:
@@ -57,9 +58,10 @@ def close_association(
     association.outcome = outcome
     peer, address = association.calling_ae_title, association.address
     counts = _received_counts(session, association_id, repeated or {})
-    for study, detail in counts:
-        append(session, EventKind.INSTANCES_RECEIVED, at=at, study=study, peer=peer, address=address, detail=detail)
     ended_well = outcome == "released"
+    for study, detail in counts:
+        _note_interruption(session, study, not ended_well)
+        append(session, EventKind.INSTANCES_RECEIVED, at=at, study=study, peer=peer, address=address, detail=detail)
     append(
         session,
         EventKind.ASSOCIATION_CLOSED,
@@ -83,6 +85,14 @@ def close_interrupted(session: Session, listener: str, at: datetime) -> int:
     for association_id in left_open:
         close_association(session, association_id, outcome="interrupted", at=at)
     return len(left_open)
+
+
+def _note_interruption(session: Session, study: Study, interrupted: bool) -> None:
+    """Keep whether the study's newest association was broken off; if so its sender gets the whole quiet time to come again."""
+    session.execute(update(Study).where(Study.id == study.id, Study.interrupted != interrupted).values(interrupted=interrupted))
+    if interrupted:
+        receiving = Study.id == study.id, Study.state == StudyState.RECEIVING.value
+        session.execute(update(Study).where(*receiving).values(quiet_s=0.0))
 
 
 def _received_counts(session: Session, association_id: int, repeated: Mapping[str, int]) -> list[tuple[Study, dict[str, int]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -64,13 +64,13 @@ def count_quiet(session: Session, delta_s: float) -> None:
 
 
 def due_studies(session: Session, *, settle_after_s: float, maximum_age_s: float) -> list[Study]:
-    """Studies quiet for long enough, or older than they may get; locked, so that nothing arrives while they settle."""
+    """Studies quiet for long enough, or older than they may get and not waiting on; locked, so that nothing arrives meanwhile."""
     return list(
         session.scalars(
             select(Study)
             .where(
                 Study.state == StudyState.RECEIVING.value,
-                or_(Study.quiet_s >= settle_after_s, Study.age_s >= maximum_age_s),
+                or_(Study.quiet_s >= settle_after_s, and_(Study.age_s >= maximum_age_s, Study.waits.is_(False))),
             )
             .order_by(Study.id)
             .with_for_update(key_share=True, skip_locked=True)

@@ -103,6 +103,14 @@ class Study(Base):
     age_s: Mapped[float] = mapped_column(Float, default=0.0)
     """Seconds of node running time since RECEIVING began, for the maximum age."""
     settled_at: Mapped[datetime | None]
+    forced: Mapped[bool] = mapped_column(default=False)
+    """True where it was closed by force at its maximum age."""
+    waits: Mapped[bool] = mapped_column(default=False)
+    """True where it is past its maximum age and a rule waits until it is quiet."""
+    interrupted: Mapped[bool] = mapped_column(default=False)
+    """True where the newest association that brought something of it ended without a release."""
+    incomplete: Mapped[str | None]
+    """Why instances may be missing, as it was known when it settled; None where nothing spoke for it."""
     reason: Mapped[str | None]
     """Why it is quarantined, or how it was settled."""
     series: Mapped[list[Series]] = relationship(back_populates="study", cascade="all, delete-orphan")
@@ -232,7 +240,7 @@ class Attempt(Base):
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
-    """`completed`, `refused`, `crashed`, `timed out`, `out of memory`, `lease expired`, `superseded`."""
+    """`completed`, `refused`, `died`, `crashed`, `timed out`, `out of memory`, `lease expired`, `superseded`."""
     detail: Mapped[str | None]
     peak_memory_mb: Mapped[float | None]
     job: Mapped[Job] = relationship(back_populates="attempts")
@@ -406,6 +414,22 @@ class Seal(Base):
     event_id: Mapped[int] = mapped_column(BigInteger, unique=True)
     digest: Mapped[str] = mapped_column(String(64))
     sealed_at: Mapped[datetime]
+
+
+class Repository(Base):
+    """How far the audit repository has the events, in the order of the hash chain."""
+
+    __tablename__ = "repository"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Of the last event that it took; 0 before the first."""
+    failing_since: Mapped[datetime | None]
+    """Since when it takes nothing; None while it does."""
+    reason: Mapped[str | None]
+    alerted: Mapped[bool] = mapped_column(default=False)
+    """True where an event tells that it takes nothing."""
+    changed_at: Mapped[datetime]
 
 
 class Clock(Base):

@@ -36,6 +36,7 @@ _STUDY_KINDS = {
     StudyEvent.LATE_INSTANCE: EventKind.STUDY_REOPENED,
     StudyEvent.CORRECT_IDENTITY: EventKind.STUDY_CORRECTED,
     StudyEvent.CONFLICT: EventKind.STUDY_QUARANTINED,
+    StudyEvent.POISON: EventKind.STUDY_QUARANTINED,
     StudyEvent.RELEASE: EventKind.STUDY_RELEASED,
     StudyEvent.DISCARD: EventKind.STUDY_DISCARDED,
     StudyEvent.EXPIRE: EventKind.STUDY_PURGED,
@@ -62,7 +63,7 @@ _DELIVERY_KINDS = {
     DeliveryEvent.EXTEND: EventKind.DELIVERY_RESUBMITTED,
 }
 _MINOR = {JobEvent.RETRY, JobEvent.LEASE_EXPIRED, DeliveryEvent.RETRY, DeliveryEvent.LEASE_EXPIRED, DeliveryEvent.COMMIT_FAILED}
-_SERIOUS = {StudyEvent.CONFLICT, JobEvent.GIVE_UP, DeliveryEvent.REFUSED}
+_SERIOUS = {StudyEvent.CONFLICT, StudyEvent.POISON, JobEvent.GIVE_UP, DeliveryEvent.REFUSED}
 
 
 def move_study(
@@ -87,14 +88,14 @@ def move_study(
     except InvalidMove as error:
         raise InvalidMove(f"{error}; {_study_history(session, study)}") from None
     values: dict[str, Any] = {"state": new.value}
-    if event in (StudyEvent.SETTLE, StudyEvent.CONFLICT):
+    if event in (StudyEvent.SETTLE, StudyEvent.CONFLICT, StudyEvent.POISON):
         values["reason"] = reason
     if new is StudyState.SETTLED:
         values["settled_at"] = at
     if new is StudyState.RECEIVING:
         values |= {"quiet_s": 0.0, "reason": reason}
         if old is not StudyState.RECEIVING:
-            values["age_s"] = 0.0
+            values |= {"age_s": 0.0, "waits": False}
             values["revision"] = study.revision + 1 if study.settled_at is not None else study.revision
     if not compare_and_set(session, study, old.value, values):
         raise InvalidMove(f"study is not {old} any more, '{event}' came second; {_study_history(session, study)}")

@@ -204,6 +204,9 @@ def _study_row(
         last_received_at=study.last_received_at,
         settled_at=study.settled_at,
         reason=study.reason,
+        forced=study.forced,
+        waits=study.waits,
+        incomplete=study.incomplete,
         jobs=tuple(_job_row(job) for job in jobs),
         deliveries=deliveries,
     )

@@ -83,6 +83,12 @@ class StudyRow:
     last_received_at: datetime
     settled_at: datetime | None
     reason: str | None
+    forced: bool
+    """Closed by force at its maximum age."""
+    waits: bool
+    """Past its maximum age, and a rule waits until it is quiet."""
+    incomplete: str | None
+    """Why instances may be missing; None where nothing speaks for it."""
     jobs: tuple[JobRow, ...]
     """The current job of each rule, oldest first."""
     deliveries: dict[DeliveryState, int]

@@ -29,6 +29,7 @@ class StudyEvent(StrEnum):
     LATE_INSTANCE = "late instance"
     CORRECT_IDENTITY = "correct identity"
     CONFLICT = "identity conflict"
+    POISON = "workers died"
     RELEASE = "release"
     DISCARD = "discard"
     EXPIRE = "expire"
@@ -89,6 +90,7 @@ STUDY_MOVES: dict[tuple[StudyState, StudyEvent], StudyState] = {
     (StudyState.SETTLED, StudyEvent.LATE_INSTANCE): StudyState.RECEIVING,
     (StudyState.SETTLED, StudyEvent.CORRECT_IDENTITY): StudyState.RECEIVING,
     (StudyState.SETTLED, StudyEvent.CONFLICT): StudyState.QUARANTINED,
+    (StudyState.SETTLED, StudyEvent.POISON): StudyState.QUARANTINED,
     (StudyState.SETTLED, StudyEvent.EXPIRE): StudyState.PURGED,
     (StudyState.PURGED, StudyEvent.LATE_INSTANCE): StudyState.RECEIVING,
     (StudyState.PURGED, StudyEvent.CONFLICT): StudyState.QUARANTINED,

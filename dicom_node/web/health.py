@@ -18,6 +18,7 @@ from dicom_node.certificates import Expiry, NoCertificate, configured_files, fir
 from dicom_node.expiry import sentence
 from dicom_node.settings import Model, Settings
 from inference.card import BundleError
+from storage import repository
 from storage.database import Database, DatabaseBusy
 from storage.spool import NoRoom, Spool, SpoolError
 
@@ -55,6 +56,8 @@ def readiness(settings: Settings, database: Database, spool: Spool) -> Readiness
     checks = [_check_database(database), _check_spool(spool)]
     checks += [_check_model(model) for model in settings.models]
     checks += [_check_certificate(key, path) for key, path in configured_files(settings).items()]
+    if settings.audit.repository:
+        checks.append(_check_repository(database))
     return Readiness(tuple(checks))
 
 
@@ -66,6 +69,15 @@ def _check_database(database: Database) -> Check:
     if found != expected:
         return Check("database", False, f"schema revision {found}, this program expects {expected}")
     return Check("database", True, f"reachable, schema revision {found}")
+
+
+def _check_repository(database: Database) -> Check:
+    try:
+        with database.read() as session:
+            failing, waiting = repository.is_failing(session), repository.count_unsent(session)
+    except (SQLAlchemyError, DatabaseBusy) as error:
+        return Check("audit repository", False, f"not known: {type(error).__name__}")
+    return Check("audit repository", not failing, f"{'takes nothing' if failing else 'takes events'}, {waiting} waiting")
 
 
 def _check_spool(spool: Spool) -> Check:

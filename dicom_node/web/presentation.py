@@ -78,7 +78,7 @@ _STANDINGS: dict[Standing, tuple[str, str, str]] = {
     Standing.NEVER_SELECTED: ("–", "Never selected", "no rule selected any series of this study"),
     Standing.CANCELED: ("∅", "Canceled", "canceled before it was analysed"),
     Standing.RECEIVING: ("↓", "Receiving", "images are still arriving"),
-    Standing.QUARANTINED: ("!", "Quarantined", "identity conflict; a person must decide"),
+    Standing.QUARANTINED: ("!", "Quarantined", "nothing is analysed or sent until a person decides"),
 }
 _DELIVERIES: dict[DeliveryState, tuple[str, str, str]] = {
     DeliveryState.PENDING: ("waiting", "…", "Unsent"),
@@ -117,7 +117,13 @@ def study_badges(study: StudyRow) -> tuple[Badge, ...]:
     own = standing_badge(study.standing)
     if study.standing in (Standing.RECEIVING, Standing.QUARANTINED) or not study.jobs:
         return (own,)
-    return tuple(job_badge(job) for job in study.jobs)
+    return (*(job_badge(job) for job in study.jobs), *_completeness_badges(study))
+
+
+def _completeness_badges(study: StudyRow) -> tuple[Badge, ...]:
+    forced = (Badge("refused", "!", "Forced complete", "closed at its maximum age, while it was still being received"),)
+    incomplete = (Badge("refused", "!", "Incomplete?", study.incomplete or ""),)
+    return (*(forced if study.forced else ()), *(incomplete if study.incomplete else ()))
 
 
 def delivery_badge(state: DeliveryState, count: int | None = None) -> Badge:

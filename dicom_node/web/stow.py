@@ -25,6 +25,7 @@ from dicom_node.admission import comes_from
 from dicom_node.ae import Acceptance
 from dicom_node.intake import is_uid
 from dicom_node.multipart import NotMultipart, Splitter, boundary_of
+from dicom_node.repository import AuditGate
 from dicom_node.rows import RowWriter
 from dicom_node.settings import Settings
 from dicom_node.settings_doors import StowClient
@@ -77,6 +78,7 @@ class StowDoor:
         self._settings, self._database, self._spool = settings, database, spool
         self._acceptance = Acceptance.installed()
         self._failures = FailureLimit()
+        self._audit = AuditGate(settings, database, _now)
         self._name = f"{settings.node.ae_title} stow"
         self._lock = threading.Lock()
         self._in_progress = 0
@@ -130,6 +132,8 @@ class StowDoor:
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._settings.stow.maximum_request_mb * MEGABYTE:
             raise _Refused(413, f"a request has at most {self._settings.stow.maximum_request_mb:g} MB")
+        if self._audit.is_shut:
+            raise _Refused(503, "the audit cannot be kept")
         try:
             if not self._spool.has_room():
                 raise _Refused(503, "no room on the disk")

@@ -58,7 +58,8 @@ def scored(recipe: Recipe, bundle: Bundle, shown: Shown, seed: int) -> Scored:
         maps = restore(shown.prepared.images, brain, recipe, bundle.networks, setting)
     seconds = process_time() - started
     post = recipe.postprocessor
-    smooth = (replace(post, through_sigma=0.0) if isinstance(post, Components) else post).smooth(shown.way_back.bring(maps.raw))
+    post = replace(post, through_sigma=0.0, support=None) if isinstance(post, Components) else post
+    smooth = shown.way_back.bring(post.smooth(maps.raw, shown.prepared.spacing_mm))
     levels = list(shown.levels)
     score = np.where(shown.way_back.brain[levels], smooth[levels], OUTSIDE).astype(np.float32)
     cost = meter.cost()

@@ -73,13 +73,13 @@ def test_a_child_that_hangs_is_killed_at_its_limit(tmp_path: Path) -> None:
     assert children() <= before
 
 
-def test_a_child_that_is_killed_by_the_kernel_is_a_crash(tmp_path: Path) -> None:
+def test_a_child_that_is_killed_by_the_kernel_has_died_of_its_input(tmp_path: Path) -> None:
     engine = engine_with(tmp_path, "frame(b'ready'); request(); os.kill(os.getpid(), 9)")
 
     with pytest.raises(RunFailed) as raised:
         engine.run(request())
 
-    assert (raised.value.kind, raised.value.worth_retrying) == ("crashed", True)
+    assert (raised.value.kind, raised.value.worth_retrying) == ("died", True)
     assert "signal 9" in raised.value.detail
 
 

@@ -315,7 +315,9 @@ def test_a_run_that_crashes_is_tried_again_and_then_reported_as_failed(
 
     assert runs == where.settings.run.maximum_attempts
     [job] = jobs(where)
-    assert (job.state, job.reason) == (JobState.FAILED, "crashed")
+    assert (job.state, job.reason) == (JobState.FAILED, "quarantined")
+    with database.read() as session:
+        assert session.scalars(select(Study.state)).all() == [StudyState.QUARANTINED]
     [report] = reports(pacs)
     assert "fail" in report.SeriesDescription.lower()
 
@@ -323,7 +325,7 @@ def test_a_run_that_crashes_is_tried_again_and_then_reported_as_failed(
 def test_a_failed_job_can_be_resubmitted_and_its_report_replaces_the_failure(
     tmp_path: Path, database: Database, pacs: SimulatedPacs, engine: Engine
 ) -> None:
-    where = site(tmp_path, database)
+    where = site(tmp_path, database, run={"retry_after_s": 0.001, "quarantine_after_deaths": 9})
     script = tmp_path / "child.py"
     script.write_text(CRASHES_UNLESS_ASKED_FOR_THE_FAILURE_REPORT, encoding="utf-8")
     crashing = Engine(LIMITS, (sys.executable, str(script)))

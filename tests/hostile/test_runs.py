@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +15,17 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from dicom_node import workflow
+from dicom_node import acting, workflow
 from dicom_node.engine import Engine, Limits
 from dicom_node.workflow import utc_now
 from storage import queue
 from storage.database import Database
-from storage.models import Attempt, Event, Result
+from storage.events import EventKind, EventOutcome
+from storage.models import Attempt, Result
 from storage.spool import Spool
-from storage.states import JobState
+from storage.states import JobState, StudyState
 from tests import studies
-from tests.hostile.house import FLAIR, REFUSED, House, faulty_engine, living
+from tests.hostile.house import FLAIR, LIMITS, REFUSED, House, faulty_engine, living, predecessors
 from tests.studies import Plan
 
 pytestmark = pytest.mark.feature("S2")
@@ -156,7 +158,7 @@ def test_f23_compressed_stream_that_is_larger_than_its_header_is_not_decoded(hou
 
 
 FAULTS = {
-    "kill -9": ("os.kill(os.getpid(), 9)", "crashed"),
+    "kill -9": ("os.kill(os.getpid(), 9)", "died"),
     "out of memory": ("raise MemoryError('Unable to allocate 9.00 GiB')", "out-of-memory"),
     "CUDA error": ("raise RuntimeError('CUDA error: an illegal memory access was encountered')", "crashed"),
     "no GPU any more": ("raise RuntimeError('CUDA error: unknown error: GPU has fallen off the bus')", "crashed"),
@@ -226,24 +228,57 @@ def test_f37_run_that_hangs_is_killed_at_its_limit_and_the_next_is_served(
     assert not left, "the hanging child and the waiting one are gone"
 
 
-def test_f38_study_that_kills_its_runs_stops_no_other(tmp_path: Path, sqlite_database: Database, spool: Spool) -> None:
+def test_f38_study_that_kills_its_workers_is_quarantined_until_a_person_releases_it_and_stops_no_other(
+    tmp_path: Path, sqlite_database: Database, spool: Spool, engine: Engine
+) -> None:
     poison = replace(REFUSED, study="F38 poison")
     others = [replace(REFUSED, study=f"F38 {number}") for number in range(2)]
+    run = {"maximum_attempts": 9, "quarantine_after_deaths": 3, "retry_after_s": 0.001}
     with (
-        faulty_engine(tmp_path, "os._exit(7)", victim=poison.study_instance_uid) as engine,
-        living(tmp_path, sqlite_database, spool, engine, run={"maximum_attempts": 3, "retry_after_s": 0.001}) as house,
+        faulty_engine(tmp_path, "os._exit(7)", victim=poison.study_instance_uid) as deadly,
+        living(tmp_path, sqlite_database, spool, deadly, run=run) as house,
     ):
         house.send([image for plan in (poison, *others) for image in studies.series(plan)])
         house.answer()
+        (alert,) = house.events(EventKind.STUDY_QUARANTINED)
+        states = [house.study(plan).state for plan in (poison, *others)]
+        deaths = [one.outcome for one in house.rows(Attempt)].count("died")
+        again = house.quiet(), workflow.submit(house.where, deadly, worker="w")
+        standing = {job.reason for job in house.jobs() if job.study_id == house.study(poison).id}
 
-        ended = {event.study_instance_uid: event.detail["to"] for event in house.rows(Event) if event.kind == "job ended"}
-        runs_of_the_poison = [one for one in house.rows(Attempt) if one.outcome != "refused"]
-        again = workflow.submit(house.where, engine, worker="w")
+        with house.where.database.write() as session:
+            acting.release(session, spool, poison.study_instance_uid, user="reader", discard=False, include_held=False)
+        house.quiet()
+        house.run(engine)
+        house.deliver()
+        (released,) = house.events(EventKind.STUDY_RELEASED)
+        (job,) = [job for job in house.jobs() if job.study_id == house.study(poison).id]
+        about_poison = [one for one in house.reports() if one.StudyInstanceUID == poison.study_instance_uid]
 
-    assert ended[poison.study_instance_uid] == JobState.FAILED
-    assert [ended[plan.study_instance_uid] for plan in others] == [JobState.COMPLETED] * 2
-    assert len(runs_of_the_poison) == 3
-    assert not again, "it is not tried any more until a person says so"
+    assert states == [StudyState.QUARANTINED, StudyState.SETTLED, StudyState.SETTLED]
+    assert (alert.study_instance_uid, alert.outcome) == (poison.study_instance_uid, EventOutcome.SERIOUS_FAILURE)
+    assert alert.detail["worker processes ended"] == deaths == 3
+    assert standing == {"quarantined"}
+    assert again == (0, False), "nothing of it is tried any more until a person says so"
+    assert (released.study_instance_uid, released.user) == (poison.study_instance_uid, "reader")
+    assert (job.state, house.study(poison).state) == (JobState.COMPLETED, StudyState.SETTLED)
+    assert ["fail" in str(one.SeriesDescription) for one in about_poison] == [True, False]
+    assert predecessors(about_poison[1]) == [str(about_poison[0].SOPInstanceUID)]
+
+
+def test_f38_broken_installation_fails_each_run_and_quarantines_no_study(
+    tmp_path: Path, sqlite_database: Database, spool: Spool
+) -> None:
+    broken = Engine(LIMITS, (sys.executable, "-c", "raise SystemExit(3)"))
+    with living(tmp_path, sqlite_database, spool, broken, run={"maximum_attempts": 4, "retry_after_s": 0.001}) as house:
+        house.send(studies.series(REFUSED))
+        house.answer()
+
+        (job,) = house.jobs()
+        state = house.study(REFUSED).state
+    broken.close()
+
+    assert (job.state, job.reason, state) == (JobState.FAILED, "crashed", StudyState.SETTLED)
 
 
 def test_f39_two_nodes_on_one_database_own_each_job_once_and_make_the_same_objects(house: House) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -20,18 +21,27 @@ from pydicom.uid import (
 )
 
 from dicom_node import workflow
+from dicom_node.completeness import BROKEN_OFF
+from dicom_node.engine import Engine
+from dicom_node.results.codes import INPUT_QUALITY
+from dicom_node.settling import FORCED, INCOMPLETE
 from dicom_node.workflow import utc_now
+from storage.database import Database
 from storage.events import EventKind, EventOutcome
+from storage.spool import Spool
 from storage.states import JobState, StudyState
 from tests import studies
-from tests.hostile.house import BOOT, REFUSED, House, predecessors
+from tests.hostile.house import BOOT, REFUSED, House, living, predecessors
 from tests.hostile.listener import Listening, exchange, send_over, sent, small, status_of, uids
 from tests.network import Wire, p_data, store_command
 from tests.studies import Patient, Plan
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.feature("D1", "S1")
 
 SUCCESS, DOES_NOT_MATCH = 0x0000, 0xA900
+A_SHORT_AGE_S = 400.0
+"""Instead of an hour, since every image takes a moment."""
 
 
 # ------------------------------------------------------------------------------------------------ at the door
@@ -125,6 +135,74 @@ def test_f32_abort_in_the_middle_keeps_what_was_acknowledged(node: Listening) ->
     assert (study.state, study.quiet_s) == (StudyState.RECEIVING, 0.0)
 
 
+def test_f32_broken_study_waits_anew_and_its_report_says_that_it_may_be_incomplete(house: House) -> None:
+    images = studies.series(REFUSED)
+    receive = house.where.settings.receive
+    before_s, after_s = int(receive.settle_after_s) - 5, 6
+    with Wire(house.port) as wire:
+        assert send_over(wire, images[0]) == SUCCESS
+        for image in images[1:6]:
+            wire.store(store_command(str(image.SOPInstanceUID)), studies.encoded(image))
+            assert wire.status() == SUCCESS
+        house.quiet(before_s)
+        wire.send(p_data(1, 3, store_command(str(images[6].SOPInstanceUID))) + p_data(1, 0, studies.encoded(images[6])[:300]))
+        wire.send(struct.pack(">BxIxxBB", 7, 4, 0, 0))
+    wait_until("the abort is noted", lambda: house.study(REFUSED).interrupted, 15)
+    settled_early = house.quiet(after_s)
+
+    house.answer()
+    broken = house.study(REFUSED)
+    house.send(images)
+    house.answer()
+    whole = house.study(REFUSED)
+
+    first, second = house.reports()
+    assert settled_early == 0, "the quiet time began anew when the association broke"
+    assert broken.incomplete == BROKEN_OFF
+    assert [event.detail.get("incomplete") for event in house.events(EventKind.STUDY_SETTLED)] == [BROKEN_OFF, None]
+    assert [INCOMPLETE in remarks for remarks in map(input_quality, (first, second))] == [True, False]
+    assert (whole.incomplete, predecessors(second)) == (None, [str(first.SOPInstanceUID)])
+
+
+ANNOUNCED: dict[str, Callable[[list[Dataset]], list[Dataset]]] = {
+    "its sender announced 12 instances and 10 are here": lambda images: with_counts(images, study=12),
+    "its sender announced 12 instances of series 2 and 10 are here": lambda images: with_counts(images, series=12),
+    "the instance numbers of series 2 leave out 2": lambda images: images[:3] + images[5:],
+}
+
+
+def with_counts(images: list[Dataset], *, study: int | None = None, series: int | None = None) -> list[Dataset]:
+    """The images as an archive exports them, with what it has counted."""
+    for image in images:
+        image.NumberOfStudyRelatedInstances, image.NumberOfSeriesRelatedInstances = study, series
+    return images
+
+
+@pytest.mark.parametrize("sentence", ANNOUNCED)
+def test_f32_fewer_instances_than_announced_are_told(house: House, sentence: str) -> None:
+    house.send(ANNOUNCED[sentence](studies.series(replace(REFUSED, series_number=2))))
+    house.answer()
+
+    (report,) = house.reports()
+    assert house.study(REFUSED).incomplete == sentence
+    assert f"{INCOMPLETE}: {sentence}." in input_quality(report)
+
+
+def input_quality(report: Dataset) -> str:
+    """What the report says of its input, in one text."""
+    return " ".join(
+        str(one.TextValue) for one in content_items(report) if one.ConceptNameCodeSequence[0].CodeValue == INPUT_QUALITY.value
+    )
+
+
+def content_items(item: Dataset) -> Iterator[Dataset]:
+    """Every text item of a report, at any depth."""
+    for one in item.get("ContentSequence", []):
+        if one.ValueType == "TEXT":
+            yield one
+        yield from content_items(one)
+
+
 # ------------------------------------------------------------------------------------------------ in time
 
 
@@ -142,25 +220,58 @@ def test_f33_late_images_give_a_revised_report_that_names_the_first(house: House
     assert predecessors(first) == []
 
 
-def test_f34_a_study_that_trickles_is_closed_by_force_at_its_maximum_age(house: House) -> None:
-    receive = house.where.settings.receive
-    images = studies.series(replace(REFUSED, slices=int(receive.maximum_age_s // 1200) + 2))
-    gap_s = int(receive.settle_after_s) - 5
-    settled = 0
-    elapsed = 0
-    for image in images:
-        house.send([image])
-        settled += house.quiet(gap_s)
-        elapsed += gap_s
-    while not settled and elapsed < receive.maximum_age_s + gap_s:
-        house.send(images[:1])  # the same again: the sender is still at it
-        settled += house.quiet(gap_s)
-        elapsed += gap_s
+@pytest.mark.parametrize("choice", ["go on", "wait", "discard"])
+def test_f34_a_study_that_trickles_does_at_its_maximum_age_what_its_rule_says(
+    tmp_path: Path, sqlite_database: Database, spool: Spool, engine: Engine, choice: str
+) -> None:
+    rule = {"name": "flair", "model": "brain-flair", "destinations": ["pacs"], "on_maximum_age": choice}
+    receive = {"maximum_age_s": A_SHORT_AGE_S}
+    with living(tmp_path, sqlite_database, spool, engine, rules=[rule], receive=receive) as house:
+        elapsed_s, settled = _trickle(house, until_s=A_SHORT_AGE_S)
+        (forced, early) = house.study(REFUSED).forced, house.jobs()
+        house.answer()
+        study, reports, ends = house.study(REFUSED), house.reports(), house.events(EventKind.STUDY_SETTLED)
+        kept_open = house.events(EventKind.STUDY_KEPT_OPEN)
 
-    assert settled == 1
-    assert abs(elapsed - receive.maximum_age_s) <= 2 * gap_s
-    (event,) = house.events(EventKind.STUDY_SETTLED)
-    assert event.detail["reason"] == "closed by force at its maximum age"
+    (end,), (report,) = ends, reports
+    assert elapsed_s - A_SHORT_AGE_S <= 60
+    if choice == "wait":
+        assert (settled, early, forced, len(kept_open)) == (0, [], False, 1)
+        assert (end.detail["reason"], study.forced) == ("quiet for 30 s", False)
+        assert FORCED not in input_quality(report)
+        return
+    assert (settled, len(early), forced, kept_open) == (1, 1, True, [])
+    assert (end.detail["reason"], end.detail["forced complete"]) == ("closed by force at its maximum age", True)
+    assert FORCED in input_quality(report)
+    code = "(code maximum-age)" if choice == "discard" else "(code contrast)"
+    assert any(code in str(item.TextValue) for item in content_items(report))
+
+
+@pytest.mark.feature("D5")
+def test_f34_what_comes_after_a_forced_end_makes_a_revision_without_the_mark(
+    tmp_path: Path, sqlite_database: Database, spool: Spool, engine: Engine
+) -> None:
+    with living(tmp_path, sqlite_database, spool, engine, receive={"maximum_age_s": A_SHORT_AGE_S}) as house:
+        _trickle(house, until_s=A_SHORT_AGE_S)
+        house.answer()
+
+        house.send(studies.series(REFUSED))
+        house.answer()
+
+        first, second = house.reports()
+    assert [FORCED in input_quality(one) for one in (first, second)] == [True, False]
+    assert predecessors(second) == [str(first.SOPInstanceUID)]
+
+
+def _trickle(house: House, *, until_s: float) -> tuple[int, int]:
+    """An image each time just before the study would be quiet, the last again and again; seconds, studies settled."""
+    images = studies.series(REFUSED)[:-1]
+    gap_s, elapsed_s, settled = int(house.where.settings.receive.settle_after_s) - 5, 0, 0
+    while elapsed_s < until_s + 1:
+        house.send([images[min(elapsed_s // gap_s, len(images) - 1)]])
+        settled += house.quiet(gap_s)
+        elapsed_s += gap_s
+    return elapsed_s, settled
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from storage import circuits, commitments, pledges, queue, reception, seal
+from storage import circuits, commitments, pledges, queue, reception, repository, seal
 from storage.commitments import CommitmentKind
 from storage.database import Database, _alembic
 from storage.models import Base, Event
@@ -40,6 +40,7 @@ def fill(database: Database) -> dict[str, int]:
         pledges.request(session, peer="PACS", address="::1", transaction_uid="2.25.9", items={"1.2": "1.3"}, hold_s=1, at=at())
         circuits.note_failure(session, "PACS", reason="no-answer", opens_after=1, every_s=30, at=at())
         queue.claim_job(session, worker="w", lease_s=60, at=at())
+        repository.note_taken(session, 1, at=at())
         queue.tick_clock(session, holder="boot", monotonic_s=1.0, at=at(), cap_s=5)
     with database.write() as session:
         seal.seal(session, at=at(1))
@@ -98,7 +99,7 @@ def test_a_filled_database_of_the_first_revision_keeps_every_row_when_it_is_upgr
 
     database.upgrade()
 
-    assert row_counts(database) == {**counts, "commitment": 0, "circuit": 0, "pledge": 0}
+    assert row_counts(database) == {**counts, "commitment": 0, "circuit": 0, "pledge": 0, "repository": 0}
     with database.read() as session:
         assert seal.verify(session) == []
 
