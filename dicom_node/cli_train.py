@@ -11,6 +11,11 @@ import typer
 from dicom_node.console import AsJson, CommandError, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from highdicom import Volume
+    from pydicom import Dataset
+
     from inference.data import Reader
     from inference.fit import Progress
     from inference.recipes.recipe import Recipe
@@ -81,7 +86,8 @@ def train(
     steps: Annotated[int, typer.Option(help="how many steps to train, in place of minutes")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     seed: Annotated[int, typer.Option(help="the same seed and data give the same weights on one device")] = 1,
-    lesion_suffix: Annotated[str, typer.Option(help="ending of NIfTI mask files beside the images, e.g. _mask.nii.gz")] = "",
+    image_suffix: Annotated[str, typer.Option(help="ending of NIfTI images, e.g. _FLAIR.nii.gz; default: .nii.gz or .nii")] = "",
+    lesion_suffix: Annotated[str, typer.Option(help="ending of the masks beside them, in its place, e.g. _mask.nii.gz")] = "",
     label_maps: Annotated[Path | None, typer.Option(help="folder of whole-head label maps for synthetic heads")] = None,
     soop: Annotated[Path | None, typer.Option(help="folder of the SOOP FLAIR slices")] = None,
     brain: Annotated[Path | None, typer.Option(help="bundle whose brain network is used; default: the shipped one")] = None,
@@ -97,7 +103,7 @@ def train(
     if missing:
         raise CommandError(f"no such folder: {', '.join(missing)}")
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    readers = tuple(_reader(one, lesion_suffix) for one in data or ())
+    readers = tuple(_reader(one, image_suffix, lesion_suffix) for one in data or ())
     maps = tuple(sorted(label_maps.glob("*.npy.xz"))) if label_maps is not None else ()
     work = work or out.with_name(f"{out.name}.work")
     if recipe in WHOLE_MODELS:
@@ -156,14 +162,54 @@ def _train_whole(
     typer.echo(f"{card.name} {card.version} written to {out}")
 
 
-def _reader(folder: Path, lesion_suffix: str) -> Reader:
+def _reader(folder: Path, image_suffix: str, lesion_suffix: str) -> Reader:
     from inference.data import DicomFolder, NiftiFolder
 
-    if any(folder.rglob("*.nii")):
-        return NiftiFolder(folder, ".nii", lesion_suffix or None)
-    if any(folder.rglob("*.nii.gz")):
-        return NiftiFolder(folder, ".nii.gz", lesion_suffix or None)
-    return DicomFolder(folder)
+    for suffix in (image_suffix,) if image_suffix else (".nii", ".nii.gz"):
+        if any(folder.rglob(f"*{suffix}")):
+            return NiftiFolder(folder, suffix, lesion_suffix or None)
+    return DicomFolder(folder, suitable)
+
+
+def suitable(files: Sequence[Path]) -> Volume:
+    """The volume of a series that a model of this project may be shown, read with the node's checks."""
+    from pydicom import dcmread
+
+    from dicom_node.header import InstanceHeader
+    from dicom_node.series import read_series
+    from dicom_node.stack import Stack
+    from dicom_node.unsuitable import UnsuitableSeries
+    from dicom_node.validity import outside
+    from inference.data import SeriesLeftOut
+    from inference.publish import VALIDITY
+
+    first = dcmread(files[0], stop_before_pixels=True)
+    words = ("SeriesDescription", "ProtocolName", "SequenceName", "PatientAge")
+    description, protocol, sequence, age = (str(first.get(word) or "") for word in words)
+    header = InstanceHeader(
+        modality=str(first.get("Modality") or ""),
+        body_part_examined=str(first.get("BodyPartExamined") or ""),
+        series_description=description,
+        protocol_name=protocol,
+        sequence_name=sequence,
+        patient_age=age,
+        echo_time_ms=_milliseconds(first, "EchoTime"),
+        inversion_time_ms=_milliseconds(first, "InversionTime"),
+        has_pixel_data=True,
+    )
+    images = int(first.get("NumberOfFrames") or len(files))
+    reason = outside(VALIDITY, [header], Stack(images, None, None, None, None))
+    if reason is not None:
+        raise SeriesLeftOut(reason.text)
+    try:
+        return read_series(files, VALIDITY.echo_time_ms).volume
+    except UnsuitableSeries as error:
+        raise SeriesLeftOut(str(error)) from error
+
+
+def _milliseconds(header: Dataset, keyword: str) -> float | None:
+    value = header.get(keyword)
+    return None if value is None else float(value)
 
 
 def _say(progress: Progress) -> None:

@@ -13,9 +13,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
+import structlog
 from highdicom import Volume, get_volume_from_series
 from highdicom.seg import segread
 from numpy.typing import NDArray
@@ -28,11 +29,14 @@ from inference.nifti import volume_from_nifti
 from inference.phantom.banks import UNIT, Bank, open_bank
 from inference.preprocess import BRIGHTEST, Grid, resample
 
+log = structlog.get_logger()
+
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation, and Label Map Segmentation (PS3.6), which pydicom 3.0 has no name for."""
+_NEEDED: Final = ["SOPClassUID", "SeriesInstanceUID", "PatientID", "Rows"]
 LGG_SPACING_MM = (5.0, 0.94, 0.94)
 """Nominal: the published set carries no header."""
 SOOP_SPACING_MM = 1.0
@@ -182,14 +186,28 @@ class NiftiFolder:
             yield Study(nested[0] if len(nested) > 1 else stem, volume_from_nifti(path), lesion)
 
 
+class SeriesLeftOut(Exception):
+    """Raised by a series reader for a series that is not wanted; the message says why."""
+
+
+SeriesReader = Callable[[Sequence[Path]], Volume]
+"""From the files of one series to its volume. Raises SeriesLeftOut where the series is not wanted."""
+
+
+def any_series(files: Sequence[Path]) -> Volume:
+    """The volume of any series. highdicom's errors name what is wrong with one."""
+    return get_volume_from_series([dcmread(file) for file in files], dtype=np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class DicomFolder:
-    """Every series below a folder, one folder per series; the patient is a hash of Patient ID, which is never kept.
+    """Every series of images below a folder; the patient is a hash of Patient ID, which is never kept.
 
     A segmentation (SEG) anywhere below `folder` that names a series' images is its lesion, all segments together.
     """
 
     folder: Path
+    read: SeriesReader = any_series
 
     @property
     def name(self) -> str:
@@ -197,18 +215,29 @@ class DicomFolder:
         return self.folder.name
 
     def studies(self) -> Iterator[Study]:
-        """One study per folder that holds DICOM images. highdicom's errors name what is wrong with a series or a SEG."""
+        """One study for each series, by path; what the reader does not want is left out and said in the log."""
         masks = self._segmentations()
-        for folder in sorted({path.parent for path in self.folder.rglob("*") if path.is_file()}):
-            found = [dcmread(path) for path in sorted(folder.iterdir()) if _is_dicom(path)]
-            datasets = [dataset for dataset in found if dataset.SOPClassUID not in SEGMENTATIONS]
-            if not datasets:
+        for uid, (patient, files) in self._series().items():
+            try:
+                volume = self.read(files)
+            except SeriesLeftOut as reason:
+                log.warning("series left out", series_instance_uid=uid, reason=str(reason))
                 continue
-            patient = hashlib.sha256(str(datasets[0].get("PatientID", folder.name)).encode()).hexdigest()[:16]
-            volume = get_volume_from_series(datasets, dtype=np.float32)
-            uid = str(datasets[0].SeriesInstanceUID)
-            lesion = _segmented(masks[uid], volume) if uid in masks else None
-            yield Study(patient, volume, lesion)
+            yield Study(patient, volume, _segmented(masks[uid], volume) if uid in masks else None)
+
+    def _series(self) -> dict[str, tuple[str, list[Path]]]:
+        """The patient's pseudonym and the files of each series of images, by Series Instance UID."""
+        found: dict[str, tuple[str, list[Path]]] = {}
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file() and _is_dicom(path)):
+            header = dcmread(
+                path, specific_tags=["SOPClassUID", "SeriesInstanceUID", "PatientID", "Rows"], stop_before_pixels=True
+            )
+            if header.get("SOPClassUID") in SEGMENTATIONS or "Rows" not in header or "SeriesInstanceUID" not in header:
+                continue
+            name = str(header.get("PatientID") or path.parent.name)
+            patient = hashlib.sha256(name.encode()).hexdigest()[:16]
+            found.setdefault(str(header.SeriesInstanceUID), (patient, []))[1].append(path)
+        return found
 
     def _segmentations(self) -> dict[str, list[Path]]:
         """Files of segmentations by the series they refer to."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from inference.bundle import Bundle, choose_device, load_bundle, weights_file, write_bundle
 from inference.calibrate import calibrate_recipe, provisional
 from inference.card import BRAIN, ModelCard, NetworkCard
+from inference.domain import LEAST_STUDIES
 from inference.fit import FitPlan, Told, fall_of, fit, mean_weights, supports_bf16
 from inference.localizer import RecipeLocalizer, load_localizer
 from inference.material import Gathered, Origins, draw, draw_study, gather, write_audit
@@ -69,6 +70,8 @@ class Run:
     checkpoint_every_s: float = 120.0
     reference_heads: int = 4
     """Lesion-free synthetic heads that calibrate the score."""
+    ordinary_studies: int = LEAST_STUDIES
+    """Studies, real before synthetic, that say what the gate lets pass; 0: the bundle has no gate."""
 
 
 def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) -> ModelCard:
@@ -94,12 +97,13 @@ def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) ->
     localizer = load_localizer(draft, recipe.name, device=run.device)
     assert isinstance(localizer, RecipeLocalizer)
     write_samples(localizer, material, run.work / "samples.png")
-    table, point = calibrate_recipe(localizer, origins.reference_maps, material.kept, material.development, run.reference_heads)
+    made = calibrate_recipe(localizer, origins.reference_maps, material, run.reference_heads, run.ordinary_studies)
     sources = (*material.sources, *given.card.sources)
     card = base.model_copy(
         update={
-            "calibration": {recipe.name: table},
-            "operating_point": {recipe.name: point},
+            "calibration": {recipe.name: made.table},
+            "operating_point": {recipe.name: made.point},
+            "domain": {} if made.domain is None else {recipe.name: made.domain},
             "sources": sources,
             "training": {
                 **base.training,

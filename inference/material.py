@@ -17,12 +17,12 @@ import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from inference.brain import BrainMask
 from inference.bundle import Bundle
 from inference.card import ModelCard, Source
-from inference.data import Reader, Study, is_validation, paint_out, soop_bank, terms_of
+from inference.data import Reader, Study, is_validation, soop_bank, terms_of
+from inference.healthy import Suspect, as_bank, healthy_slices, levels_with_brain
 from inference.objectives import Examples
 from inference.phantom.banks import UNIT, Bank, BankPlan, join_banks, make_bank, part_of
 from inference.preprocess import Prepared, prepare
@@ -34,9 +34,6 @@ FloatArray = NDArray[np.float32]
 
 FEW_SLICES = 10
 """Slices whose masks a method of few masks may see."""
-MOST_PAINTED = 0.12
-"""A slice of whose brain more had to be painted out is no example of health."""
-LEAST_BRAIN_MM2 = 1500.0
 HELD_OUT_MAPS = 4
 """The last label maps by name are never trained on: reference heads are made of them."""
 TRAINING_SEEDS = (1001, 1002, 1003, 1004)
@@ -68,15 +65,18 @@ class Origins:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
-    """A training slice believed healthy that does not look it."""
+class Ordinary:
+    """A whole study believed healthy, of a patient kept out of training, as the network will see such studies."""
 
-    source: str
-    patient: str
-    slice: int
-    painted: float
-    """Share of its brain that is unusually bright or marked, and was painted out."""
-    used: bool
+    images: NDArray[np.float16]
+    """[slice, row, column], standardised."""
+    brain: NDArray[np.bool_]
+    spacing_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> Ordinary:
+        """In half precision, so that many fit into memory."""
+        return cls(prepared.images.astype(np.float16), prepared.brain, prepared.spacing_mm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,8 @@ class Gathered:
     suspects: tuple[Suspect, ...]
     sources: tuple[Source, ...]
     distributable: bool
+    ordinary: tuple[Ordinary, ...] = ()
+    """Whole studies believed healthy of patients kept out of training."""
 
     @property
     def digest(self) -> str:
@@ -109,6 +111,7 @@ class _Shelves:
     kept: list[Bank] = field(default_factory=list)
     labelled: list[Bank] = field(default_factory=list)
     development: list[Study] = field(default_factory=list)
+    ordinary: list[Ordinary] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
     patients: dict[str, int] = field(default_factory=dict)
 
@@ -153,6 +156,7 @@ def gather(recipe: Recipe, origins: Origins, outline: ModelCard, brain: Bundle, 
         tuple(shelves.suspects),
         tuple(sources),
         all(one.distributable for one in terms),
+        tuple(shelves.ordinary),
     )
 
 
@@ -192,6 +196,7 @@ def _examples(bank: Bank, index: NDArray[np.int64], looks: int, generator: torch
 
 def _read(reader: Reader, recipe: Recipe, outline: ModelCard, mask: BrainMask, shelves: _Shelves) -> None:
     seen: set[str] = set()
+    grid = recipe.training.grid
     for study in reader.studies():
         seen.add(study.patient)
         kept = is_validation(study.patient)
@@ -199,14 +204,19 @@ def _read(reader: Reader, recipe: Recipe, outline: ModelCard, mask: BrainMask, s
             if kept:
                 shelves.development.append(study)
             else:
-                shelves.labelled += _labelled_slices(study, recipe.training.grid, outline, mask)
+                shelves.labelled += _labelled_slices(study, grid, outline, mask)
             continue
-        bank, suspects = _healthy_slices(reader.name, study, recipe.training.grid, outline, mask)
+        prepared = prepare(study.volume, outline, mask)
+        bank, suspects = healthy_slices(reader.name, study, prepared, (grid.rows, grid.columns))
         shelves.suspects += suspects
         if bank is not None:
             (shelves.kept if kept else shelves.healthy).append(bank)
         if study.lesion is not None and kept:
             shelves.development.append(study)
+        elif kept:
+            shelves.ordinary.append(Ordinary.of(prepared))
+    if not seen:
+        raise ValueError(f"{reader.name}: no study that can be used")
     shelves.patients[reader.name] = len(seen)
 
 
@@ -214,59 +224,11 @@ def _labelled_slices(study: Study, grid: GridPlan, outline: ModelCard, mask: Bra
     prepared = prepare(study.volume, outline, mask)
     assert study.lesion is not None
     marked = prepared.from_source(study.lesion.astype(np.float32), order=1)
-    levels = _levels_with_brain(prepared, grid)
+    levels, shape = levels_with_brain(prepared), (grid.rows, grid.columns)
     if not levels:
         return []
-    bank = _bank(prepared.images[levels], prepared.brain[levels], grid, marked[levels] > 0.5)
+    bank = as_bank(prepared.images[levels], prepared.brain[levels], shape, marked[levels] > 0.5)
     return [replace(bank, runs=(len(levels),))]
-
-
-def _healthy_slices(
-    source: str, study: Study, grid: GridPlan, outline: ModelCard, mask: BrainMask
-) -> tuple[Bank | None, list[Suspect]]:
-    prepared = prepare(study.volume, outline, mask)
-    marked = np.zeros(study.volume.spatial_shape, dtype=np.float32)
-    if study.lesion is not None:
-        marked += ndimage.binary_dilation(study.lesion, iterations=2)
-    doubtful = prepared.from_source(marked, order=0) > 0.5
-    images, brains, suspects = [], [], []
-    for level in _levels_with_brain(prepared, grid):
-        inside = prepared.brain[level]
-        cleaned, painted = paint_out(prepared.images[level] + UNIT, inside, doubtful[level])
-        share = float(painted.sum() / inside.sum())
-        used = share <= MOST_PAINTED
-        if share > MOST_PAINTED / 4:
-            suspects.append(Suspect(source, study.patient, level, round(share, 4), used))
-        if used:
-            images.append(np.where(inside, cleaned - UNIT, np.float32(-UNIT)))
-            brains.append(inside)
-    return (_bank(np.stack(images), np.stack(brains), grid, None) if images else None), suspects
-
-
-def _levels_with_brain(prepared: Prepared, grid: GridPlan) -> list[int]:
-    areas = prepared.brain.sum(axis=(1, 2)) * grid.spacing_mm**2
-    return [int(level) for level in np.flatnonzero(areas >= LEAST_BRAIN_MM2)]
-
-
-def _bank(images: FloatArray, brain: NDArray[np.bool_], grid: GridPlan, lesion: NDArray[np.bool_] | None) -> Bank:
-    shape = (grid.rows, grid.columns)
-    stack = centred(images, shape, -UNIT)
-    inside = centred(brain.astype(np.float32), shape, 0.0)
-    white = (inside > 0) & (np.abs(ndimage.gaussian_filter(stack, (0, 1, 1))) < 0.6)
-    marked = None if lesion is None else (centred(lesion.astype(np.float32), shape, 0.0) * 255).astype(np.uint8)
-    return Bank(stack.astype(np.float16), (inside * 255).astype(np.uint8), (white * 255).astype(np.uint8), marked)
-
-
-def centred(values: FloatArray, shape: tuple[int, int], fill: float) -> FloatArray:
-    """values[slice, row, column] in the middle of slices of that shape, cut or filled."""
-    out = np.full((len(values), *shape), fill, dtype=np.float32)
-    take, put = [], []
-    for size, wanted in zip(values.shape[1:], shape, strict=True):
-        common = min(size, wanted)
-        take.append(slice((size - common) // 2, (size - common) // 2 + common))
-        put.append(slice((wanted - common) // 2, (wanted - common) // 2 + common))
-    out[:, put[0], put[1]] = values[:, take[0], take[1]]
-    return out
 
 
 def _few(labelled: Bank, seed: int) -> Bank:

@@ -22,23 +22,26 @@ from torch import Tensor
 
 from inference.bundle import open_card, weights_file, write_bundle
 from inference.calibrate import (
+    ORDINARY_WORDS,
+    Calibrated,
     development_heads,
     head_volume,
     healthy_heads,
+    ordinary_studies,
     provisional,
     raw_head,
     real_reference,
     reference_table,
 )
-from inference.card import BRAIN, Calibration, DomainReference, ModelCard, NetworkCard, OperatingPointCard, Source, Validity
+from inference.card import BRAIN, DomainReference, ModelCard, NetworkCard, Source, Validity
 from inference.data import Lgg, Study, chosen, nichart, soop_bank
-from inference.domain import LEAST_STUDIES, Figures, domain_reference
+from inference.domain import Figures, domain_reference
 from inference.evaluation.grid import Grid, grid_chart
 from inference.fit import mean_weights
 from inference.localizer import Context, RecipeLocalizer, load_localizer
 from inference.model_card import model_card_text
 from inference.networks import RESTORER
-from inference.operating import RawHead, operating_point, rule_words
+from inference.operating import operating_point, rule_words
 from inference.phantom.analytic import analytic_atlas
 from inference.phantom.banks import Bank
 from inference.phantom.tissues import Atlas, read_label_map
@@ -73,7 +76,6 @@ SUMMARY = (
     "Restores a FLAIR slice to a healthy estimate in one pass of a small diffusion U-Net (cold diffusion, severity as "
     "timestep) and outlines what it restored, trained on synthetic heads and anomalies; residual and outline make the score."
 )
-ORDINARY_WORDS = "{patients} development patients and {heads} lesion-free synthetic heads of label maps kept out of training"
 PAINTED = "Painted lesions"
 """How the sentences of the phantom grid begin."""
 NOT_MEASURED = "not measured: nobody has yet tried this bundle on marked lesions"
@@ -100,16 +102,6 @@ class Ingredients:
         if self.reference_maps:
             return [read_label_map(path) for path in self.reference_maps]
         return [analytic_atlas(seed) for seed in (2001, 2002)]
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What calibration gave for one recipe."""
-
-    calibration: Calibration
-    point: OperatingPointCard
-    domain: DomainReference | None = None
-    """None where too few studies were there to say what is ordinary."""
 
 
 def weights(work: Path) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, int]]:
@@ -220,7 +212,7 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
             "version": VERSION + ("-early" if unfinished else ""),
             "summary": SUMMARY + note,
             "recipes": tuple(made),
-            "calibration": {name: part.calibration for name, part in made.items()},
+            "calibration": {name: part.table for name, part in made.items()},
             "operating_point": {name: part.point for name, part in made.items()},
             "domain": {name: part.domain for name, part in made.items() if part.domain is not None},
             "blind_spots": ingredients.blind_spots,
@@ -260,14 +252,6 @@ def attach_domain(folder: Path, references: Mapping[str, DomainReference]) -> Mo
     return _rewritten(folder, {"domain": dict(references)}, {})
 
 
-def _ordinary(healthy: Sequence[RawHead], development: Sequence[RawHead]) -> DomainReference | None:
-    """What the studies that the bundle was calibrated on look like."""
-    figures = [head.figures for head in (*healthy, *development) if head.figures is not None]
-    if len(figures) < LEAST_STUDIES:
-        return None
-    return domain_reference(figures, ORDINARY_WORDS.format(patients=len(development), heads=len(healthy)))
-
-
 def reference_studies(localizer: RecipeLocalizer, data: Path, heads: int, limit: int) -> tuple[list[Figures], str]:
     """The figures of the studies that a bundle's thresholds were chosen on, and of lesion-free heads; and who they are."""
     real = list(itertools.islice(chosen(Lgg(data / "lgg_flair").studies(), "development"), limit))
@@ -297,11 +281,11 @@ def _rewritten(folder: Path, update: Mapping[str, object], charts: Mapping[str, 
     return write_bundle(folder, noted, tensors, {**texts, "MODEL_CARD.md": model_card_text(noted, sorted(texts))})
 
 
-def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]:
+def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Calibrated]:
     """Calibration and operating point of every recipe; the development patients choose each threshold."""
     heads = healthy_heads(ingredients.atlases(), ingredients.recipe.reference_heads, seed=9000)
     volumes = [head_volume(head) for head in heads]
-    made: dict[str, Made] = {}
+    made: dict[str, Calibrated] = {}
     for name in ingredients.recipes:
         localizer = _open(draft, name)
         healthy = [raw_head(localizer, volume) for volume in volumes]
@@ -309,7 +293,8 @@ def calibrated_recipes(draft: Path, ingredients: Ingredients) -> dict[str, Made]
         table = reference_table(localizer.recipe.postprocessor, healthy, real, REFERENCE_WORDS)
         development = development_heads(localizer, iter(ingredients.development))
         words = rule_words(f"{len(development)} low-grade-glioma development patients", development)
-        made[name] = Made(table, operating_point(table, healthy, development, words), _ordinary(healthy, development))
+        domain = ordinary_studies([head.figures for head in development], [head.figures for head in healthy])
+        made[name] = Calibrated(table, operating_point(table, healthy, development, words), domain)
         log.info("calibrated", recipe=name, voxels=table.voxels, thresholds=made[name].point.threshold)
     return made
 

@@ -12,25 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
-from scipy import ndimage
 from torch import nn
 
 from inference.brain import BrainMask
 from inference.card import ModelCard, Source
-from inference.data import Reader, Study, is_validation, paint_out, soop_bank
-from inference.phantom.banks import UNIT, Bank, join_banks
+from inference.data import Reader, is_validation, soop_bank
+from inference.healthy import healthy_slices
+from inference.phantom.banks import Bank, join_banks
 from inference.preprocess import prepare
 from inference.publish import Ingredients, outline, public_sources, publish
 from inference.training import RECIPES, TrainingRecipe, label_map_paths, part, train_brain, train_restorer
 
 log = structlog.get_logger()
-
-_MOST_PAINTED = 0.12  # a slice of which more had to be painted out is no example of health
-_LEAST_BRAIN_MM2 = 1500.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +55,7 @@ def train(
     """
     maps = sorted(label_maps)
     brain = train_brain(recipe, maps, work)
-    healthy = healthy_slices(recipe, data, brain)
+    healthy = healthy_studies(recipe, data, brain)
     real = [bank for bank in (healthy.training,) if bank is not None]
     kept = [bank for bank in (healthy.validation,) if bank is not None]
     if soop is not None:
@@ -77,7 +72,7 @@ def train(
     return publish(Ingredients(recipe, sources, tuple(held_out), join_banks(kept)), work, out)
 
 
-def healthy_slices(recipe: TrainingRecipe, data: Sequence[Reader], brain: nn.Module) -> Healthy:
+def healthy_studies(recipe: TrainingRecipe, data: Sequence[Reader], brain: nn.Module) -> Healthy:
     """The slices of all studies on the network's grid, cleaned, split by patient."""
     shelves: dict[bool, list[Bank]] = {True: [], False: []}
     patients: dict[str, int] = {}
@@ -85,50 +80,15 @@ def healthy_slices(recipe: TrainingRecipe, data: Sequence[Reader], brain: nn.Mod
     for reader in data:
         seen: set[str] = set()
         for study in reader.studies():
-            bank, lost = _slices_of(recipe, study, brain)
-            left_out += lost
+            prepared = prepare(study.volume, outline(recipe), BrainMask(brain))
+            bank, suspects = healthy_slices(reader.name, study, prepared, recipe.restore_shape)
+            left_out += sum(not suspect.used for suspect in suspects)
             seen.add(study.patient)
             if bank is not None:
                 shelves[is_validation(study.patient)].append(bank)
         patients[reader.name] = len(seen)
     log.info("healthy studies read", patients=sum(patients.values()), slices_left_out=left_out)
     return Healthy(join_banks(shelves[False]), join_banks(shelves[True]), patients, left_out)
-
-
-def _slices_of(recipe: TrainingRecipe, study: Study, brain: nn.Module) -> tuple[Bank | None, int]:
-    prepared = prepare(study.volume, outline(recipe), BrainMask(brain))
-    marked = np.zeros(study.volume.spatial_shape, dtype=np.float32)
-    if study.lesion is not None:
-        marked += ndimage.binary_dilation(study.lesion, iterations=2)
-    doubtful = prepared.from_source(marked, order=0) > 0.5
-    images, brains, lost = [], [], 0
-    for image, inside, doubt in zip(prepared.images, prepared.brain, doubtful, strict=True):
-        if inside.sum() * recipe.restore_spacing_mm**2 < _LEAST_BRAIN_MM2:
-            continue
-        cleaned, painted = paint_out(image + UNIT, inside, doubt)
-        if painted.sum() > _MOST_PAINTED * inside.sum():
-            lost += 1
-            continue
-        images.append(_centred(cleaned - UNIT, recipe.restore_shape, -UNIT))
-        brains.append(_centred(inside.astype(np.float32), recipe.restore_shape, 0.0))
-    if not images:
-        return None, lost
-    stack, mask = np.stack(images), np.stack(brains)
-    white = (mask > 0) & (np.abs(ndimage.gaussian_filter(stack, (0, 1, 1))) < 0.6)
-    as_bytes = [(values * 255).astype(np.uint8) for values in (mask, white.astype(np.float32))]
-    return Bank(stack.astype(np.float16), as_bytes[0], as_bytes[1]), lost
-
-
-def _centred(values: NDArray[np.float32], shape: tuple[int, int], fill: float) -> NDArray[np.float32]:
-    """values[row, column] in the middle of an array of that shape, cut or filled."""
-    out = np.full(shape, fill, dtype=np.float32)
-    take, put = [], []
-    for size, wanted in zip(values.shape, shape, strict=True):
-        common = min(size, wanted)
-        take.append(slice((size - common) // 2, (size - common) // 2 + common))
-        put.append(slice((wanted - common) // 2, (wanted - common) // 2 + common))
-    out[put[0], put[1]] = values[take[0], take[1]]
-    return out
 
 
 def main() -> None:

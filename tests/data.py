@@ -18,6 +18,7 @@ from highdicom import Volume
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
 
 from tests import studies
 from tests.postgres import peer_missing
@@ -124,3 +125,18 @@ def ge_series(folder: Path) -> list[Path]:
 def ge_datasets(folder: Path) -> list[Dataset]:
     """The images of the real GE series."""
     return [dcmread(path) for path in ge_series(folder)]
+
+
+def labelled_flair(images: list[Dataset], study: str) -> list[Dataset]:
+    """The images as a new study whose headers say FLAIR, whatever the pixels show; `study` is any word."""
+    study_uid, series_uid = (str(generate_uid(entropy_srcs=[study, level])) for level in ("study", "series"))
+    for number, image in enumerate(images):
+        image.StudyInstanceUID, image.SeriesInstanceUID = study_uid, series_uid
+        image.SOPInstanceUID = generate_uid(entropy_srcs=[study, str(number)])
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.SeriesDescription = image.ProtocolName = "T2 FLAIR"
+        image.ScanningSequence = ["SE", "IR"]
+        image.RepetitionTime, image.EchoTime, image.InversionTime = "9000", "120", "2400"
+        for word in ("SequenceName", "ScanOptions", "PatientAge"):
+            image.pop(word, None)
+    return images

@@ -1,15 +1,13 @@
 """A denoising autoencoder: trained to remove coarse noise, asked for the clean image of the scan itself, once.
 
-Kascenas et al., MIDL 2022: noise of 16 x 16 cells, deviation 0.2 where images run from 0 to 1; here 0.2 of the range
-from no signal to twice the median, 8 standardised units. The mask is not worn away: the map keeps the brain's rim.
+Kascenas et al., MIDL 2022. The mask is not worn away: the map keeps the brain's rim.
 """
 
-from inference.corruptors import CoarseNoise, Untouched
+from inference.corruptors import Untouched
 from inference.denoisers import CleanImage
-from inference.objectives import RestoreImage
 from inference.postprocess import Components
-from inference.recipes.recipe import NetworkSpec, Recipe, Scheme, Stage, Training
-from inference.recipes.trainings import RESTORER
+from inference.recipes.recipe import Recipe, Scheme
+from inference.recipes.trainings import BLOB_REMOVER
 from inference.samplers import OneShot
 from inference.scorers import Residual
 
@@ -22,8 +20,5 @@ DAE = Recipe(
     scorer=Residual(),
     postprocessor=Components(median=3),
     scheme=Scheme.SELF_SUPERVISED,
-    training=Training(
-        networks=(NetworkSpec("restorer", "restorer", RESTORER),),
-        stages=(Stage(("restorer",), RestoreImage(CoarseNoise(cells=16, sigma=1.6)), learning_rate=1e-3),),
-    ),
+    training=BLOB_REMOVER,
 )

@@ -197,6 +197,25 @@ def test_a_real_sagittal_t1_alone_gets_a_delivered_refusal(hospital: Hospital, t
     assert _errors(report, tmp_path) == []
 
 
+@pytest.mark.feature("L6")
+def test_a_real_t1_that_calls_itself_flair_is_refused_by_its_pixels(hospital: Hospital, tmp_path: Path) -> None:
+    t1 = data.labelled_flair(data.ge_datasets(tmp_path / "ge"), "acceptance")
+    node, uid = hospital.node, str(t1[0].StudyInstanceUID)
+
+    peers.storescu(node.port, t1, tmp_path / "sent")
+    job = node.await_delivered(uid)
+
+    segmentations, reports = hospital.pacs.results(uid)
+    (report,) = reports
+    text = "\n".join(report_lines(report))
+    assert job.plan["analysed"] == [str(t1[0].SeriesInstanceUID)]
+    assert job.row.standing is Standing.REFUSED
+    assert job.row.reason == "out-of-distribution"
+    assert segmentations == []
+    assert "the images are unlike all that the model was calibrated on" in text
+    assert _errors(report, tmp_path) == []
+
+
 @pytest.mark.feature("D6")
 def test_a_study_that_no_rule_selects_gets_no_report(hospital: Hospital, tmp_path: Path) -> None:
     plan = replace(SMALL, study="localizer alone", accession_number="NONE1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -28,6 +29,7 @@ from dicom_node.results import codes
 from dicom_node.run import run
 from inference.card import BundleError, card_digest
 from inference.phantom import SyntheticHead, synthetic_head
+from tests.data import ge_datasets, labelled_flair
 from tests.dicom_node.results.builders import AXIAL, STARTED_AT, SeriesPlan, write
 from tests.dicom_node.results.test_report import items
 from tests.dicom_node.results.tools import complaints
@@ -95,9 +97,7 @@ def test_a_run_finds_the_lesions_and_tells_of_them(study: Study, outcome: RunOut
     assert len(segmentation.SegmentSequence) == len(outcome.summary.findings)
     by_source = _marked_by_source(segmentation)
     lesion = study.head.lesion
-    touched = sum(
-        np.count_nonzero(by_source[number] & lesion[number - 1]) for number in by_source
-    )
+    touched = sum(np.count_nonzero(by_source[number] & lesion[number - 1]) for number in by_source)
     assert touched > 0.5 * np.count_nonzero(lesion)
     assert items(report, codes.NUMBER_OF_LESIONS)[0].MeasuredValueSequence[0].NumericValue == len(outcome.summary.findings)
 
@@ -230,6 +230,28 @@ def test_what_the_model_refuses_becomes_a_refusal(study: Study, tmp_path: Path) 
     assert outcome.summary.outcome is Outcome.REFUSED
     assert outcome.summary.reason is not None
     assert outcome.summary.reason.text
+
+
+@pytest.mark.slow
+@pytest.mark.feature("L6")
+@pytest.mark.filterwarnings("ignore")  # pydicom on the de-identified headers
+def test_a_real_t1_series_that_calls_itself_flair_is_refused_by_its_pixels(tmp_path: Path) -> None:
+    t1 = labelled_flair(ge_datasets(tmp_path / "ge"), "run")
+    files = [tmp_path / f"{number}.dcm" for number in range(len(t1))]
+    for image, file in zip(t1, files, strict=True):
+        image.save_as(file)
+
+    outcome = run(request_for(series_input(files, str(t1[0].SeriesInstanceUID))))
+
+    reason = outcome.summary.reason
+    (report,) = (dcmread(BytesIO(one.data)) for one in outcome.objects)
+    assert outcome.summary.outcome is Outcome.REFUSED
+    assert reason is not None
+    assert reason.code == "out-of-distribution"
+    found = re.search(r"distance (\d+\.\d), the limit is (\d+\.\d)", reason.text)
+    assert found is not None
+    assert float(found.group(1)) > 1.1 * float(found.group(2))  # 15.5 and 9.8 measured: no close call
+    assert "(code out-of-distribution)" in items(report, codes.REASON)[0].TextValue
 
 
 def test_the_next_series_is_analysed_where_the_first_is_unsuitable(study: Study, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from inference.calibrate import healthy_heads, provisional, reference_table, spotted_heads
+from inference.calibrate import healthy_heads, ordinary_studies, provisional, reference_table, spotted_heads
 from inference.data import chosen, is_development
+from inference.domain import FIGURES, LEAST_STUDIES
 from inference.evaluation.maps import intensity_maps
 from inference.model_card import model_card_text
 from inference.operating import MOST_FALSE, RawHead, candidates, false_per_head, operating_point, rule_words
@@ -145,3 +146,18 @@ def test_the_page_for_people_tells_what_the_card_holds() -> None:
     assert "- spots below 3 mm" in text
     for name in shown.recipes:
         assert f"`{name}`" in text
+
+
+def test_only_real_studies_may_refuse_another_and_too_few_say_nothing() -> None:
+    rng = np.random.default_rng(0)
+    figures = [rng.normal(0, 1, len(FIGURES)) for _ in range(LEAST_STUDIES)]
+
+    made, real = ordinary_studies(figures[:1], figures), ordinary_studies(figures, figures)
+
+    assert ordinary_studies(figures[:5], figures[:5]) is None
+    assert made is not None
+    assert made.refuse_above is None
+    assert "1 real studies and 20 lesion-free" in made.reference
+    assert real is not None
+    assert real.refuse_above is not None
+    assert len(real.distances) == 2 * LEAST_STUDIES

@@ -13,10 +13,12 @@ import torch
 
 from inference.bundle import load_bundle
 from inference.data import Arrays, Study, Terms, axial_volume
+from inference.domain import LEAST_STUDIES
 from inference.fit import Progress
+from inference.healthy import Suspect
 from inference.learn import Budget, Run, train, train_networks
 from inference.localizer import Context, load_localizer
-from inference.material import Gathered, Origins, Suspect, draw, write_audit
+from inference.material import Gathered, Origins, draw, write_audit
 from inference.phantom import synthetic_head
 from inference.phantom.banks import Bank
 from inference.recipes import RECIPES
@@ -64,6 +66,12 @@ def test_every_recipe_trains_all_its_networks_and_leaves_them_at_rest(recipe: Re
         assert any(not torch.equal(one, other) for one, other in weights)
         assert all(torch.isfinite(one).all() for one in network.parameters())
     assert facts["stage_1_steps"] >= 1
+
+
+def thin(recipe: Recipe) -> Recipe:
+    """The recipe with networks of few channels, which cost little."""
+    networks = tuple(replace(one, arguments={**one.arguments, "channels": [8, 8, 8]}) for one in recipe.training.networks)
+    return replace(recipe, training=replace(recipe.training, networks=networks))
 
 
 class Killed(Exception):
@@ -157,29 +165,34 @@ def test_a_label_free_recipe_trained_from_studies_is_a_bundle_that_localizes(tmp
     origins = Origins((healthy(),), per_head=4, made=(1001,))
     run = Run(Budget(steps=10), tmp_path / "work", device="cpu", told=told.append, reference_heads=1)
 
-    card = train(RECIPES["dae"], origins, run, SHIPPED, tmp_path / "bundle")
+    card = train(thin(RECIPES["dae"]), origins, run, SHIPPED, tmp_path / "bundle")
 
     assert [one.name for one in card.sources][:2] == ["own heads", "heads made by code (inference.phantom)"]
     assert card.distributable
     assert card.calibration["dae"].voxels > 10_000
+    assert len(card.domain["dae"].distances) == LEAST_STUDIES
+    assert card.domain["dae"].refuse_above is None  # heads made by code may not refuse what a scanner made
     assert {"samples.png", "audit.json"} <= {path.name for path in (tmp_path / "work").iterdir()}
     assert told[-1].step == 10
     head = synthetic_head(seed=9, shape=(20, 104, 88), spacing_mm=(7.0, 2.2, 2.2), lesions=1)
     found = load_localizer(tmp_path / "bundle", device="cpu").localize(axial_volume(head.image, head.spacing_mm), Context())
     assert found.provenance.recipe == "dae"
     assert found.pseudo_healthy is not None
+    assert found.domain is not None
+    assert found.domain.limit == card.domain["dae"].remark_above
 
 
 @pytest.mark.feature("L4")
 @pytest.mark.slow
 def test_terms_and_marks_reach_the_card_of_a_supervised_recipe(tmp_path: Path) -> None:
-    run = Run(Budget(steps=3), tmp_path / "work", device="cpu", reference_heads=1)
+    run = Run(Budget(steps=3), tmp_path / "work", device="cpu", reference_heads=1, ordinary_studies=0)
 
-    card = train(RECIPES["mask_ensemble"], Origins((Sick(),)), run, SHIPPED, tmp_path / "bundle")
+    card = train(thin(RECIPES["mask_ensemble"]), Origins((Sick(),)), run, SHIPPED, tmp_path / "bundle")
 
     assert not card.distributable
     assert card.sources[0].licence == "for evaluation only"
     assert "may not be distributed" in card.summary
+    assert card.domain == {}
     bundle = load_bundle(tmp_path / "bundle", device="cpu")
     assert set(bundle.networks) == {"noise", "brain"}
     assert not bundle.card.distributable

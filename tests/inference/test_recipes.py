@@ -166,10 +166,10 @@ def test_the_ensemble_averages_its_own_noise_away_and_reports_its_spread() -> No
 
     maps = restore(images, brain, RECIPES["coarse_ensemble"], {"restorer": nothing_wrong}, SETTING)
 
-    # the network returns what it was shown: mean and spread of the draws are those of the noise, 0.5 each
+    # the network returns what it was shown: mean and spread of the draws are those of the noise, 1.6 at most between cells
     assert maps.uncertainty is not None
-    assert 0.1 < float(maps.uncertainty[brain].mean()) < 0.6
-    assert float(np.abs(maps.raw[brain]).mean()) < 0.5
+    assert 0.4 < float(maps.uncertainty[brain].mean()) < 1.6
+    assert float(np.abs(maps.raw[brain]).mean()) < 0.6 * float(maps.uncertainty[brain].mean())
 
 
 def test_the_digest_is_over_parts_numbers_and_operating_point() -> None:

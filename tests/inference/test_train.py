@@ -17,7 +17,7 @@ from inference.objectives import outline_loss
 from inference.phantom import synthetic_head
 from inference.phantom.banks import Bank
 from inference.phantom.lesions import Corruption
-from inference.train import healthy_slices, train
+from inference.train import healthy_studies, train
 from inference.training import RECIPES, BrainLoss, RestoreLoss, part, take_over
 
 pytestmark = pytest.mark.feature("R6")
@@ -178,7 +178,7 @@ def test_patients_are_split_and_their_slices_standardised() -> None:
     recipe = RECIPES["smoke"]
     source = studies(3)
 
-    healthy = healthy_slices(recipe, [source], EverythingBright())
+    healthy = healthy_studies(recipe, [source], EverythingBright())
 
     names = [f"patient {n}" for n in range(3)]
     assert healthy.patients == {"own heads": 3}
