@@ -24,7 +24,8 @@ from inference.phantom.banks import Bank
 from inference.phantom.heads import Lesions, SyntheticHead, head_from_atlas
 from inference.phantom.tissues import Atlas, read_label_map
 from inference.postprocess import PostProcessor
-from inference.preprocess import UNIT
+from inference.preprocess import UNIT, stretch_of, stretched
+from inference.recipes.recipe import Unit
 from inference.restoration import Setting, restore
 
 log = structlog.get_logger()
@@ -64,10 +65,9 @@ def spotted_heads(atlases: Sequence[Atlas], radius_mm: float, contrast: float, c
 def raw_head(localizer: RecipeLocalizer, volume: Volume, lesion: BoolArray | None = None) -> RawHead:
     """What the recipe's network makes of a volume, before calibration."""
     maps = localizer.raw_maps(volume, Context())
-    smooth = localizer.recipe.postprocessor.smooth(maps.raw)
     spacing = (volume.spacing[0], volume.spacing[1], volume.spacing[2])
     near = None if lesion is None else near_lesion(lesion, spacing)
-    return RawHead(smooth, maps.brain, spacing, lesion, near, maps.figures)
+    return RawHead(maps.raw, maps.brain, spacing, lesion, near, maps.figures)
 
 
 def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> FloatArray:
@@ -75,10 +75,15 @@ def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> 
     step = max(1, len(bank.image) // limit)
     brain = bank.brain[::step] > 127
     images = np.where(brain, bank.image[::step].astype(np.float32), np.float32(-UNIT))
+    pairs = zip(images, brain, strict=True)
+    images = np.stack([stretched(one, stretch_of(one, inside)) for one, inside in pairs])
     setting = Setting(localizer.bundle.device, multiple=localizer.bundle.card.multiple)
     maps = restore(images, brain, localizer.recipe, localizer.bundle.networks, setting)
     inner = ndimage.binary_erosion(brain, ndimage.generate_binary_structure(2, 1)[None], iterations=1)
-    return np.asarray(localizer.recipe.postprocessor.smooth(maps.raw)[inner], dtype=np.float32)
+    smooth = localizer.recipe.postprocessor.smooth
+    spacing = (1.0, *localizer.bundle.card.grid_spacing_mm[:1] * 2)
+    each = [smooth(one[None], spacing) for one in maps.raw]  # no slice knows of another: they are of different people
+    return np.asarray(np.concatenate(each)[inner], dtype=np.float32)
 
 
 def reference_table(
@@ -109,7 +114,8 @@ def calibrate_recipe(
     per_atlas = max(1, heads // len(atlases))
     volumes = [head_volume(head) for head in healthy_heads(atlases, per_atlas, seed=9000)]
     healthy = [raw_head(localizer, volume) for volume in volumes]
-    references = np.zeros(0, np.float32) if real is None else real_reference(localizer, real)
+    alone = localizer.recipe.unit is Unit.SLICES  # the real slices have no neighbours
+    references = real_reference(localizer, real) if alone and real is not None else np.zeros(0, np.float32)
     patients = development_heads(localizer, iter(development))
     table = reference_table(localizer.recipe.postprocessor, healthy, references, REFERENCE_WORDS)
     return table, operating_point(

@@ -115,11 +115,29 @@ class ClassifierFree:
 
     def estimate(self, x_t: Tensor, level: Level, slices: Slices) -> Tensor:
         """The clean image that follows from the guided noise."""
+        _, guided = self.noises(x_t, level, slices)
+        return PredictedNoise(self.schedule).without(guided, x_t, level)
+
+    def noises(self, x_t: Tensor, level: Level, slices: Slices) -> tuple[Tensor, Tensor]:
+        """The noise without guidance and with it."""
         count = x_t.shape[0]
         labels = torch.tensor([self.null, self.towards], device=x_t.device).repeat_interleave(count)
         answer = slices.networks[self.network](repeated(x_t, 2), repeated(told(level, x_t), 2), labels)
-        null, guided = answer[:count], answer[count:]
-        return PredictedNoise(self.schedule).without(null + self.weight * (guided - null), x_t, level)
+        null, towards = answer[:count], answer[count:]
+        return null, null + self.weight * (towards - null)
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedAndNot:
+    """Two estimates at once, so that the one can be judged by the other (AnoFPDM, arXiv 2404.15683)."""
+
+    guidance: ClassifierFree
+
+    def estimate(self, x_t: Tensor, level: Level, slices: Slices) -> Tensor:
+        """The clean image with guidance and, as a second channel, without."""
+        plain = PredictedNoise(self.guidance.schedule)
+        null, guided = self.guidance.noises(x_t, level, slices)
+        return torch.cat([plain.without(noise, x_t, level) for noise in (guided, null)], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +165,22 @@ class ClassifierGuided:
             logits = slices.networks[self.classifier](x, told(level, x_t))
             likely = functional.log_softmax(logits, dim=1)[:, self.towards].sum()
             return torch.autograd.grad(likely, x)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """Keeps an estimate within fixed bounds, such as those of a mask (Ho et al. 2020, section 3.3).
+
+    At high levels a small error of the noise is a large one of the estimate, and a solver of second order would carry it on.
+    """
+
+    denoiser: Denoiser
+    low: float = -1.0
+    high: float = 1.0
+
+    def estimate(self, x_t: Tensor, level: Level, slices: Slices) -> Tensor:
+        """The wrapped denoiser's estimate, cut off at the bounds."""
+        return self.denoiser.estimate(x_t, level, slices).clamp(self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)

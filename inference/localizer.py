@@ -28,7 +28,7 @@ from inference.cost import Meter, Shape
 from inference.domain import FIGURES, Figures, assess, check_domain, figures_of
 from inference.gate import check_brain, check_volume, remarks
 from inference.postprocess import Assessment
-from inference.preprocess import UNIT, Prepared, prepare
+from inference.preprocess import Prepared, prepare
 from inference.recipes import RECIPES, Recipe
 from inference.restoration import Setting, restore
 from inference.types import Contrast, Cost, DomainFit, Localization, OperatingPoint, Provenance
@@ -73,6 +73,7 @@ class RawMaps:
     """What the network made of a volume, on the source grid, before anything is calibrated."""
 
     raw: FloatArray
+    """As the post-processor smoothed it on the network's grid."""
     brain: BoolArray
     healthy: FloatArray | None
     """In the units of the input: the input less its departure from the network's estimate, so that the
@@ -139,8 +140,8 @@ class RecipeLocalizer:
             figures = figures_of(prepared.images, prepared.brain, maps.raw, prepared.spacing_mm)
             way_back = WayBack.of(prepared)
             check_brain(way_back.brain)
-            raw = way_back.bring(maps.raw)
-            healthy = None if maps.healthy is None else _healthy(volume, way_back, prepared.images - maps.healthy)
+            raw = way_back.bring(recipe.postprocessor.smooth(maps.raw, prepared.spacing_mm))
+            healthy = None if maps.healthy is None else _healthy(volume, way_back, maps.healthy)
             uncertainty = None if maps.uncertainty is None else way_back.bring(maps.uncertainty)
         if not np.all(np.isfinite(raw)):
             raise ArithmeticError("the network answered with numbers that are not finite")
@@ -236,10 +237,11 @@ def _stated(card: OperatingPointCard) -> OperatingPoint:
     return OperatingPoint(min(card.threshold.values()), card.minimum_volume_mm3, rule)
 
 
-def _healthy(volume: Volume, way_back: WayBack, departure: FloatArray) -> FloatArray:
-    """The input less departure[slice, row, column], which is in standardised units on the network's grid."""
+def _healthy(volume: Volume, way_back: WayBack, healthy: FloatArray) -> FloatArray:
+    """The input less its departure from healthy[slice, row, column], which is in standardised units on the network's grid."""
     source = np.asarray(volume.array, dtype=np.float32)
-    there = way_back.bring(departure) * (way_back.prepared.median / UNIT)
+    prepared = way_back.prepared
+    there = way_back.bring(prepared.destandardise(prepared.images) - prepared.destandardise(healthy))
     return np.asarray(np.maximum(source - there, source.min()), dtype=np.float32)
 
 

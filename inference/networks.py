@@ -15,6 +15,11 @@ from monai.networks.nets import AutoEncoder, BasicUNet, DiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import DiffusionModelEncoder
 from torch import Tensor, nn
 
+from inference.arguments import number as _number
+from inference.arguments import whole as _whole
+from inference.arguments import wholes as _wholes
+from inference.conditioned import DynamicUnet, VolumeUnet
+
 RESTORER: dict[str, int | float | str | list[int] | list[bool]] = {
     "stem": 2,
     "multiple": 16,
@@ -187,6 +192,8 @@ KINDS: Mapping[str, Callable[[Mapping[str, object]], nn.Module]] = MappingProxyT
         "restorer": Restorer,
         "brain": BrainNet,
         "unet": Unet,
+        "dynamic_unet": DynamicUnet,
+        "volume_unet": VolumeUnet,
         "noisy_classifier": NoisyClassifier,
         "autoencoder": Autoencoder,
         "pixel_heads": PixelHeads,
@@ -200,24 +207,3 @@ def build(kind: str, arguments: Mapping[str, object]) -> nn.Module:
     if kind not in KINDS:
         raise ValueError(f"no network is of kind {kind!r}; there are {', '.join(KINDS)}")
     return KINDS[kind](arguments)
-
-
-def _whole(config: Mapping[str, object], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int):
-        raise ValueError(f"network configuration: {key} must be a whole number, got {value!r}")
-    return value
-
-
-def _number(config: Mapping[str, object], key: str) -> float:
-    value = config.get(key)
-    if not isinstance(value, int | float) or value <= 0:
-        raise ValueError(f"network configuration: {key} must be a number above 0, got {value!r}")
-    return float(value)
-
-
-def _wholes(config: Mapping[str, object], key: str) -> list[int]:
-    value = config.get(key)
-    if not isinstance(value, list | tuple) or not all(isinstance(n, int) for n in value):
-        raise ValueError(f"network configuration: {key} must be a list of whole numbers, got {value!r}")
-    return list(value)

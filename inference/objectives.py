@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inference.bernoulli import Flipped, keep, posterior, unflipped
 from inference.corruptors import Corruptor, Noised
 from inference.denoisers import Beside, Features
 from inference.phantom.lesions import AnomalyPainter, Corruption
@@ -107,6 +108,36 @@ class PredictNoise:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictFlips:
+    """Which pixels of a mask were flipped, over all levels alike (BerDiff, arXiv 2304.04429, section 2.2).
+
+    The cross-entropy of the flips plus the divergence of the step that they lead to from the true one, a thousandth further down.
+    """
+
+    corruptor: Flipped = Flipped()
+    network: str = "flips"
+    beside: Beside | None = None
+    levels: tuple[float, float] = (0.002, 1.0)
+
+    def begin(self, grid: GridPlan, seed: int) -> LossOfExamples:
+        """The sum of both."""
+        del grid, seed
+        return self._loss
+
+    def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
+        slices = _slices(networks, examples, generator)
+        clean = 2 * examples.lesion - 1
+        level = _levels(self.levels, len(clean), generator)
+        x_t = self.corruptor.corrupt(clean, level, slices)
+        shown = x_t if self.beside is None else torch.cat([x_t, self.beside(slices)], dim=1)
+        logit = networks[self.network](shown, level.to(clean)).float()
+        keep_t, keep_s = (keep(self.corruptor.schedule, one, clean) for one in (level, level - 0.001))
+        wanted, had = (posterior(x_t, one, keep_t, keep_s) for one in (clean, unflipped(x_t, logit)))
+        flips = functional.binary_cross_entropy_with_logits(logit, (x_t != clean).to(logit))
+        return flips + _divergence((1 + wanted) / 2, (1 + had) / 2)
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreImage:
     """The clean image of a corrupted one: the mean absolute error inside the brain, a little outside."""
 
@@ -190,17 +221,48 @@ class ClassifyPixels:
         return self._loss
 
     def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
+        features = torch.cat(self.seen(networks, examples, generator), dim=1)
+        chosen = balanced_pixels(examples, self.pixels, generator)
+        return pixel_loss(networks[self.network], features, examples, chosen)
+
+    def seen(self, networks: Trained, examples: Examples, generator: torch.Generator) -> list[Tensor]:
+        """The features of the examples at each level; the network that makes them learns nothing by it."""
         slices = _slices(networks, examples, generator)
         with torch.no_grad():
-            seen = [
+            return [
                 self.features.estimate(self.corruptor.corrupt(examples.image, level, slices.after(place)), level, slices)
                 for place, level in enumerate(self.levels)
             ]
-        features = torch.cat(seen, dim=1).movedim(1, -1).flatten(0, 2)
-        truth = examples.lesion.flatten()
-        chosen = _balanced(truth > 0.5, examples.brain.flatten() > 0.5, self.pixels, generator)
-        logits = networks[self.network](features[chosen].T[None, :, :, None]).float()[0, :, :, 0]
-        return functional.binary_cross_entropy_with_logits(logits, truth[chosen].expand_as(logits))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyPixelsApart:
+    """The same by heads that see one level at a time, whichever it is (Rosnati et al. 2023, arXiv 2311.07421)."""
+
+    of: ClassifyPixels
+
+    def begin(self, grid: GridPlan, seed: int) -> LossOfExamples:
+        """The mean over the levels of the cross-entropy of every head."""
+        del grid, seed
+        return self._loss
+
+    def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
+        views = self.of.seen(networks, examples, generator)
+        chosen = balanced_pixels(examples, self.of.pixels, generator)
+        losses = [pixel_loss(networks[self.of.network], view, examples, chosen) for view in views]
+        return torch.stack(losses).mean()
+
+
+def pixel_loss(heads: nn.Module, features: Tensor, examples: Examples, chosen: Tensor) -> Tensor:
+    """The cross-entropy of every head on the chosen pixels of features[batch, channel, row, column]."""
+    flat = features.movedim(1, -1).flatten(0, 2)[chosen]
+    logits = heads(flat.T[None, :, :, None]).float()[0, :, :, 0]
+    return functional.binary_cross_entropy_with_logits(logits, examples.lesion.flatten()[chosen].expand_as(logits))
+
+
+def balanced_pixels(examples: Examples, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of `count` pixels of the brain, half of them lesion where there is any."""
+    return _balanced(examples.lesion.flatten() > 0.5, examples.brain.flatten() > 0.5, count, generator)
 
 
 def outline_loss(evidence: Tensor, shown: Corruption, brain: Tensor) -> Tensor:
@@ -224,6 +286,13 @@ def _slices(networks: Trained, examples: Examples, generator: torch.Generator) -
 def _levels(between: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:
     low, high = between
     return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def _divergence(wanted: Tensor, had: Tensor) -> Tensor:
+    """The mean Kullback-Leibler divergence of tosses with these odds."""
+    wanted, had = (one.clamp(1e-6, 1 - 1e-6) for one in (wanted, had))
+    each = wanted * (wanted / had).log() + (1 - wanted) * ((1 - wanted) / (1 - had)).log()
+    return each.mean()
 
 
 def _absolute_error(estimate: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a raw map on the source grid to a calibrated score, a mask and findings measured in the patient.
+"""From a raw map to a calibrated score, a mask and findings measured in the patient.
 
 The score is minus log10 of the fraction of reference voxels that score at least as high, by a table for each
 sign of contrast or by one for both. Nothing is normalised by the image at hand: the same voxel value means the same in every
@@ -23,6 +23,7 @@ from inference.types import Contrast, Finding
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Spacing = tuple[float, float, float]
 
 ALL_26_NEIGHBOURS = np.ones((3, 3, 3), dtype=np.int8)
 STUDY_PERCENTILE = 99.5
@@ -44,8 +45,11 @@ class Assessment:
 class PostProcessor(Protocol):
     """Turns a raw map into a score and findings."""
 
-    def smooth(self, raw: FloatArray) -> FloatArray:
-        """The raw map as it is calibrated; the reference voxels of a calibration must pass through too."""
+    def smooth(self, raw: FloatArray, spacing_mm: Spacing) -> FloatArray:
+        """raw[slice, row, column] of the network's grid as it is calibrated; 0 outside the brain.
+
+        It is smoothed before it goes back to the source grid; the reference voxels of a calibration pass through too.
+        """
         ...
 
     def calibrate(self, raw: NDArray[np.floating], reference: str) -> Calibration:
@@ -53,8 +57,28 @@ class PostProcessor(Protocol):
         ...
 
     def assess(self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard) -> Assessment:
-        """Score, labels and findings of raw[slice, row, column] inside `brain` of the same shape."""
+        """Score, labels and findings of the smoothed raw[slice, row, column] inside `brain` of the same shape."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Voxels in company weigh more: what of the neighbourhood is striking, in all three directions, is added to each.
+
+    raw + weight * (share of the neighbourhood above `above` - share below -`above`), the neighbourhood a Gaussian.
+    """
+
+    above: float
+    """The raw score from which a voxel is striking."""
+    sigma_mm: float
+    weight: float
+
+    def add(self, raw: FloatArray, spacing_mm: Spacing) -> FloatArray:
+        """raw[slice, row, column], supported."""
+        striking = (raw > self.above).astype(np.float32) - (raw < -self.above)
+        sigma = [self.sigma_mm / spacing for spacing in spacing_mm]
+        share = ndimage.gaussian_filter(striking, sigma, truncate=3.0)
+        return np.asarray(raw + self.weight * share, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +91,9 @@ class Components:
     through_sigma: float = 0.0
     """Standard deviation, in slices, of a Gaussian across the slices: a departure that neighbours share weighs more."""
 
+    support: Support | None = None
+    """What neighbours add, after both filters."""
+
     one_table: bool = False
     """Whether both signs of contrast share one calibration table, for raw scores that measure both ways alike."""
 
@@ -74,17 +101,16 @@ class Components:
         """One table for each sign, or one for both."""
         return calibrate_together(raw, reference) if self.one_table else calibrate(raw, reference)
 
-    def smooth(self, raw: FloatArray) -> FloatArray:
-        """The raw map after the median filter and the Gaussian across slices."""
-        filtered = raw if self.median == 1 else ndimage.median_filter(raw, size=(1, self.median, self.median))
-        if self.through_sigma == 0:
-            return filtered
-        return np.asarray(ndimage.gaussian_filter1d(filtered, self.through_sigma, axis=0), dtype=np.float32)
+    def smooth(self, raw: FloatArray, spacing_mm: Spacing) -> FloatArray:
+        """The raw map after the median filter and the Gaussian across slices, with the support of its neighbours."""
+        smooth = raw if self.median == 1 else ndimage.median_filter(raw, size=(1, self.median, self.median))
+        if self.through_sigma > 0:
+            smooth = np.asarray(ndimage.gaussian_filter1d(smooth, self.through_sigma, axis=0), dtype=np.float32)
+        return smooth if self.support is None else self.support.add(smooth, spacing_mm)
 
     def assess(self, raw: Volume, brain: BoolArray, calibration: Calibration, operating_point: OperatingPointCard) -> Assessment:
         """Score, labels and findings, largest first. Each sign has its score; the larger is the voxel's."""
-        smooth = self.smooth(raw.array)
-        scores = {sign: _scored_inside(brain, smooth, calibration, sign) for sign in Contrast}
+        scores = {sign: _scored_inside(brain, raw.array, calibration, sign) for sign in Contrast}
         score = np.maximum(scores[Contrast.BRIGHTER], scores[Contrast.DARKER])
         is_brighter = scores[Contrast.BRIGHTER] >= scores[Contrast.DARKER]
         regions: list[Region] = []

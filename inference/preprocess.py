@@ -2,7 +2,8 @@
 
 Forward: axes swapped and reversed to foot-head, front-back, right-left (nothing is rotated, so an oblique series stays
 on its own planes); resampled in the plane to the network's spacing; brain found; intensities divided by the brain's
-median; cropped to the brain. Back: the same steps undone, onto the grid and the index order of the input volume.
+median, and what is brighter stretched where the image is flat; cropped to the brain. Back: the same steps undone, onto the
+grid and the index order of the input volume.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ UNIT = 4.0
 """Standardised units per brain median: 0 is the median, -UNIT is no signal, +1 is a quarter brighter."""
 BRIGHTEST = 14.0
 """Standardised intensities above this are cut off; no tissue inside the brain is 4.5 times as bright as its median."""
+ORDINARY_CONTRAST = 0.4
+"""Standardised units from the median of a brain to its upper quartile; flatter images are stretched until they have it."""
+MOST_STRETCH = 2.0
+"""No image is stretched further, so that noise never becomes contrast."""
 ORIENTATION = "HPL"
 """Directions in which slices, rows and columns grow on the network's side: head, posterior, left."""
 _MARGIN = 4  # pixels kept around the brain
@@ -45,11 +50,13 @@ class Prepared:
     """A volume as the network sees it, cropped to the brain, with the way back."""
 
     images: FloatArray
-    """[slice, row, column], standardised: UNIT * (signal / median - 1), -UNIT outside the brain."""
+    """[slice, row, column], standardised: UNIT * (signal / median - 1), stretched above 0; -UNIT outside the brain."""
     brain: BoolArray
     """On the same grid."""
     median: float
     """The median signal of the brain, in the units of the input."""
+    stretch: float
+    """By how much the contrast of a flat image was raised; 1 for most."""
     spacing_mm: tuple[float, float, float]
     """Spacing of slices, rows and columns on this grid."""
     source: Volume
@@ -82,7 +89,7 @@ class Prepared:
 
     def destandardise(self, values: FloatArray) -> FloatArray:
         """Standardised values in the units of the input."""
-        return np.asarray((values / UNIT + 1) * self.median, dtype=np.float32)
+        return np.asarray((stretched(values, 1 / self.stretch) / UNIT + 1) * self.median, dtype=np.float32)
 
 
 def prepare(volume: Volume, card: ModelCard, brain_mask: Callable[[FloatArray], BoolArray]) -> Prepared:
@@ -101,7 +108,10 @@ def prepare(volume: Volume, card: ModelCard, brain_mask: Callable[[FloatArray], 
     size = tuple(part.stop - part.start for part in window)
     cropped, mask = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.bool_)
     cropped[for_part], mask[for_part] = images[for_whole], brain[for_whole]
-    return Prepared(standardise(cropped, mask, median), mask, median, grid.spacing_mm, volume, window, grid)
+    standard = standardise(cropped, mask, median)
+    stretch = stretch_of(standard, mask)
+    images = np.minimum(stretched(standard, stretch), np.float32(BRIGHTEST))
+    return Prepared(images, mask, median, stretch, grid.spacing_mm, volume, window, grid)
 
 
 def brain_median(images: FloatArray, brain: BoolArray) -> float:
@@ -114,6 +124,23 @@ def standardise(images: FloatArray, brain: BoolArray, median: float) -> FloatArr
     """UNIT * (signal / median - 1) inside the brain, -UNIT outside; cut off at -UNIT and BRIGHTEST."""
     standard = np.clip(UNIT * (images / median - 1), -UNIT, BRIGHTEST)
     return np.where(brain, standard, np.float32(-UNIT)).astype(np.float32)
+
+
+def stretch_of(standard: FloatArray, brain: BoolArray) -> float:
+    """What brings the upper quartile of a flat image's brain to ORDINARY_CONTRAST above its median: 1 to MOST_STRETCH.
+
+    The upper half of the brain's intensities tells the contrast between its tissues; the lower half would tell of fluid, and
+    so of age. A large bright lesion only raises the quartile, and no image is ever made flatter. Takes standardised intensities.
+    """
+    if not brain.any():
+        return 1.0
+    median, upper = np.percentile(standard[brain], (50, 75))
+    return float(np.clip(ORDINARY_CONTRAST / max(upper - median, 1e-6), 1.0, MOST_STRETCH))
+
+
+def stretched(standard: FloatArray, stretch: float) -> FloatArray:
+    """Standardised intensities with what is brighter than the median raised by a factor; fluid stays as dark as it is."""
+    return np.asarray(np.where(standard > 0, standard * np.float32(stretch), standard), dtype=np.float32)
 
 
 def network_grid(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], target_mm: tuple[float, float]) -> Grid:

@@ -121,7 +121,7 @@ def measure_case(localizer: Localizer, study: Study, rules: Rules, context: Cont
     brain = result.brain.array > 0
     mm = (study.volume.spacing[0], study.volume.spacing[1], study.volume.spacing[2])
     labels = lesion_map(truth, mm, rules.minimum_mm3)
-    maps = maps_of(localizer, result, image, mm)
+    maps = maps_of(result, image, mm)
     with_brain = np.flatnonzero(brain.any(axis=(1, 2)))
     marked_slices = np.asarray(truth.any(axis=(1, 2)))[with_brain]
     standard = standardise(image, brain, brain_median(image, brain))

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.localizer import Localizer, RecipeLocalizer
 from inference.preprocess import BRIGHTEST, UNIT, brain_median, standardise
 from inference.types import Localization
 
@@ -51,19 +50,17 @@ SPANS: dict[str, Span] = {
 """Scores are calibrated (0 and above); the others are in standardised units, 4 being the brain's median."""
 WORDS = {
     SCORE: "the score as delivered, both signs",
-    RESIDUAL: "how much brighter than the healthy estimate",
+    RESIDUAL: "the raw map before calibration, bright departures only",
     "intensity": "baseline: raw intensity",
     "smoothed": "baseline: intensity smoothed by 2.5 mm",
     "equalised": "baseline: rank of the intensity inside the brain",
 }
 
 
-def maps_of(localizer: Localizer, result: Localization, image: FloatArray, mm: Spacing) -> dict[str, FloatArray]:
+def maps_of(result: Localization, image: FloatArray, mm: Spacing) -> dict[str, FloatArray]:
     """Every map of SPANS on the grid of the input, the lowest of its span outside the brain."""
     brain = result.brain.array > 0
     raw = np.asarray(result.raw.array, dtype=np.float32)
-    if isinstance(localizer, RecipeLocalizer):
-        raw = localizer.recipe.postprocessor.smooth(raw)
     found = {SCORE: np.asarray(result.score.array, dtype=np.float32), RESIDUAL: raw, **intensity_maps(image, brain, mm)}
     return within(found, brain)
 

@@ -4,7 +4,9 @@ from types import MappingProxyType
 
 from inference.recipes.andi import ANDI
 from inference.recipes.anoddpm import ANODDPM
+from inference.recipes.anofpdm import ANOFPDM
 from inference.recipes.autoencoder_residual import AUTOENCODER_RESIDUAL
+from inference.recipes.berdiff import BERDIFF
 from inference.recipes.classifier_free import CLASSIFIER_FREE
 from inference.recipes.classifier_guided import CLASSIFIER_GUIDED
 from inference.recipes.coarse_ensemble import COARSE_ENSEMBLE
@@ -13,13 +15,17 @@ from inference.recipes.cold_outline import COLD_OUTLINE
 from inference.recipes.cold_restore import COLD_RESTORE
 from inference.recipes.cold_steps import COLD_STEPS
 from inference.recipes.dae import DAE
+from inference.recipes.ddib import DDIB
 from inference.recipes.diffusion_features import DIFFUSION_FEATURES
 from inference.recipes.equalised import EQUALISED
 from inference.recipes.intensity import INTENSITY
 from inference.recipes.mask_ensemble import MASK_ENSEMBLE
+from inference.recipes.medsegdiff import MEDSEGDIFF
 from inference.recipes.mhd import MHD
+from inference.recipes.patchddm import PATCHDDM
 from inference.recipes.recipe import Recipe
 from inference.recipes.thor import THOR
+from inference.recipes.timestep_ensemble import TIMESTEP_ENSEMBLE
 
 RECIPES = MappingProxyType(
     {
@@ -37,8 +43,14 @@ RECIPES = MappingProxyType(
             MHD,
             CLASSIFIER_FREE,
             CLASSIFIER_GUIDED,
+            DDIB,
+            ANOFPDM,
             DIFFUSION_FEATURES,
+            TIMESTEP_ENSEMBLE,
             MASK_ENSEMBLE,
+            MEDSEGDIFF,
+            BERDIFF,
+            PATCHDDM,
             AUTOENCODER_RESIDUAL,
             EQUALISED,
             INTENSITY,

@@ -6,14 +6,12 @@ label dropped for 0.35 of the slices. Here to 0.5 of a chain of 1000, in 10 step
 
 from inference.corruptors import Inversion
 from inference.denoisers import ClassifierFree, DynamicallyNormalised, PredictedNoise
-from inference.objectives import PredictNoise
 from inference.postprocess import Components
-from inference.recipes.recipe import Labels, Material, NetworkSpec, Recipe, Scheme, Stage, Training
-from inference.recipes.trainings import UNET
+from inference.recipes.recipe import Labels, Recipe, Scheme
+from inference.recipes.trainings import CLASS_CONDITIONAL, HEALTHY, NULL
 from inference.samplers import Chain, Ddim, even_pairs
 from inference.scorers import Aggregate, Residual
 
-HEALTHY, SICK, NULL = 0, 1, 2
 FIRST, TOP, STEPS = 0.001, 0.5, 10
 
 CLASSIFIER_FREE = Recipe(
@@ -26,8 +24,5 @@ CLASSIFIER_FREE = Recipe(
     postprocessor=Components(median=3),
     scheme=Scheme.WEAKLY,
     labels=Labels.IMAGE,
-    training=Training(
-        networks=(NetworkSpec("noise", "unet", {**UNET, "classes": 3}),),
-        stages=(Stage(("noise",), PredictNoise(classes=NULL, drop=0.35), Material.LABELLED, learning_rate=1e-3),),
-    ),
+    training=CLASS_CONDITIONAL,
 )

@@ -7,7 +7,10 @@ had by other numbers in the same place.
 from inference.corruptors import Noised
 from inference.noise import Noise, White
 from inference.objectives import PredictNoise, RemoveAnomalies
-from inference.recipes.recipe import Argument, NetworkSpec, Stage, Training
+from inference.recipes.recipe import Argument, Material, NetworkSpec, Stage, Training
+
+HEALTHY, SICK, NULL = 0, 1, 2
+"""The classes that a network with classes is told of a slice; the third stands for none."""
 
 UNET: dict[str, Argument] = {
     "stem": 2,
@@ -48,3 +51,9 @@ def noise_predictor(noise: Noise) -> Training:
 
 WHITE_NOISE = noise_predictor(White())
 """The same for white noise."""
+
+CLASS_CONDITIONAL = Training(
+    networks=(NetworkSpec("noise", "unet", {**UNET, "classes": 3}),),
+    stages=(Stage(("noise",), PredictNoise(classes=NULL, drop=0.35), Material.LABELLED, learning_rate=1e-3),),
+)
+"""The same, told of each slice whether it shows a lesion, or for 0.35 of them (arXiv 2207.12268) nothing."""

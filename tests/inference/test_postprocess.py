@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from inference.card import Calibration, OperatingPointCard
 from inference.postprocess import (
     Components,
+    Support,
     calibrate,
     calibrated,
     check_calibration,
@@ -31,6 +32,7 @@ RAMP = Calibration(
 )
 SHAPE = (6, 12, 12)
 EVERYWHERE = np.ones(SHAPE, dtype=bool)
+SPACING = (4.0, 2.0, 2.0)
 
 
 def point(brighter: float = 2.0, darker: float = 2.0, volume_mm3: float = 0.0, most: int = 9) -> OperatingPointCard:
@@ -223,10 +225,10 @@ def test_the_largest_findings_are_kept_and_numbered_by_falling_volume() -> None:
 
 @pytest.mark.parametrize("side", [1, 3])
 def test_the_median_filter_removes_single_voxels_and_one_leaves_them(side: int) -> None:
-    raw = np.zeros(SHAPE)
+    raw = np.zeros(SHAPE, dtype=np.float32)
     raw[2, 5, 5] = 3.0
 
-    assert len(Components(median=side).assess(grid(raw), EVERYWHERE, RAMP, point()).findings) == (side == 1)
+    assert Components(median=side).smooth(raw, SPACING).any() == (side == 1)
 
 
 def test_the_study_score_is_a_percentile_inside_the_brain() -> None:
@@ -241,9 +243,35 @@ def test_a_departure_that_neighbouring_slices_share_weighs_more_than_a_lone_one(
     raw = np.zeros((9, 8, 8), dtype=np.float32)
     raw[2, 2, 2] = raw[4:7, 5, 5] = 1.0
 
-    smooth = Components(through_sigma=0.6).smooth(raw)
+    smooth = Components(through_sigma=0.6).smooth(raw, SPACING)
 
     assert smooth[5, 5, 5] > 0.9
     assert smooth[2, 2, 2] < 0.7
     assert smooth.sum() == pytest.approx(raw.sum(), rel=1e-4)
-    assert np.array_equal(Components().smooth(raw), raw)
+    assert np.array_equal(Components().smooth(raw, SPACING), raw)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_voxel_in_striking_company_weighs_more_than_a_lone_one_of_either_sign(sign: float) -> None:
+    raw = np.zeros((20, 40, 40), dtype=np.float32)
+    raw[10, 8, 8] = 2.0
+    raw[7:14, 24:36, 24:36] = 2.0
+    raw[10, 30, 30] = 0.5  # a faint voxel within the striking ones
+
+    supported = sign * Support(above=1.0, sigma_mm=8.0, weight=2.0).add(sign * raw, SPACING)
+
+    assert supported[10, 29, 29] > 3.0  # two thirds of its neighbourhood or more
+    assert 2.0 < supported[10, 8, 8] < 2.2
+    assert supported[10, 30, 30] - 0.5 == pytest.approx(supported[10, 29, 29] - 2.0, abs=0.1)
+    assert supported.max() <= 4.0
+
+
+def test_company_is_counted_in_millimetres() -> None:
+    support, ball = Support(above=1.0, sigma_mm=8.0, weight=2.0), 15.0
+    heights = []
+    for spacing in ((2.0, 2.0, 2.0), (5.0, 2.5, 2.5)):
+        steps = [(np.arange(40) - 20) * mm for mm in spacing]
+        distance = np.sqrt(sum(axis**2 for axis in np.meshgrid(*steps, indexing="ij")))
+        heights.append(float(support.add(np.where(distance < ball, 2.0, 0.0).astype(np.float32), spacing)[20, 20, 20]))
+
+    assert heights[0] == pytest.approx(heights[1], abs=0.1)

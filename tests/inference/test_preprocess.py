@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inference.preprocess import (
+    MOST_STRETCH,
+    ORDINARY_CONTRAST,
     UNIT,
     Grid,
     Prepared,
@@ -20,6 +22,8 @@ from inference.preprocess import (
     prepare,
     resample,
     standardise,
+    stretch_of,
+    stretched,
 )
 from tests.inference.heads import affine, card
 
@@ -103,6 +107,36 @@ def test_standardised_units_are_quarters_of_the_brain_median() -> None:
     standard = standardise(images, brain, median=100.0)
 
     assert standard.tolist() == [[[-UNIT, 0.0, 2.0, 14.0, -UNIT]]]
+
+
+def test_a_flat_image_is_stretched_above_its_median_alone_and_another_is_left_as_it_is() -> None:
+    brain = np.ones((1, 1, 8), dtype=bool)
+    flat = np.array([[[-3.0, -0.2, -0.1, 0.0, 0.0, 0.1, 0.25, 0.25]]], dtype=np.float32)
+    lively = np.sign(flat) * np.abs(4 * flat)
+
+    stretch = stretch_of(flat, brain)
+    tense = stretched(flat, stretch)
+
+    assert 1.5 < stretch <= MOST_STRETCH
+    assert stretch_of(lively, brain) == 1.0
+    assert np.percentile(tense, 75) - np.percentile(tense, 50) <= ORDINARY_CONTRAST + 1e-6
+    assert np.array_equal(tense[flat <= 0], flat[flat <= 0])
+    assert np.allclose(stretched(tense, 1 / stretch), flat)
+    assert stretch_of(flat, np.zeros_like(brain)) == 1.0
+
+
+@pytest.mark.parametrize("contrast", [0.3, 1.0])
+def test_the_network_sees_a_flat_head_with_the_contrast_of_an_ordinary_one(contrast: float) -> None:
+    volume, _, _ = head_volume("axial 5 mm")
+    array = np.asarray(volume.array, dtype=np.float32)
+    flat = volume.with_array(np.where(array > 100.0, 100.0 + contrast * (array - 100.0), array).astype(np.float32))
+
+    prepared = prepare(flat, card(), everything_bright)
+
+    assert prepared.stretch >= 1.0
+    signal = prepared.destandardise(prepared.images)
+    again = standardise(signal, prepared.brain, prepared.median)
+    assert np.allclose(stretched(again, prepared.stretch)[prepared.brain], prepared.images[prepared.brain], atol=1e-3)
 
 
 def test_outside_the_brain_the_network_sees_no_signal() -> None:

@@ -65,7 +65,7 @@ def test_no_map_is_divided_by_its_own_maximum() -> None:
     for name in SPANS:
         if name != "equalised":  # a rank has no maximum of its own
             highest = [
-                float(maps_of(Plain(), result, np.asarray(one.volume.array), (4.0, 2.0, 2.0))[name].max())
+                float(maps_of(result, np.asarray(one.volume.array), (4.0, 2.0, 2.0))[name].max())
                 for result, one in zip(results, (loud, faint), strict=True)
             ]
             assert highest[0] > 1.5 * highest[1], name
