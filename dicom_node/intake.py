@@ -158,6 +158,7 @@ _TEXT_KEYWORDS = (  # noqa: SIM905
     "FrameOfReferenceUID NumberOfStudyRelatedInstances NumberOfSeriesRelatedInstances NumberOfFrames PixelSpacing"
 ).split()
 _TEXTS: dict[str, int] = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in _TEXT_KEYWORDS}
+_NAMING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _READ = tuple((keyword, tag, keyword.endswith("UID")) for keyword, tag in _TEXTS.items())
 _HEADER_FIELDS = tuple(field.name for field in fields(InstanceHeader))  # `as_json` copies deeply: 0.3 ms an instance
 _HEADER_VALUES = attrgetter(*_HEADER_FIELDS)
@@ -215,6 +216,8 @@ def _examined(
         raise Refused(Status.CANNOT_UNDERSTAND, f"not a data set: {error}") from None
     except TooManyElements as error:
         raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit: {error}") from None
+    if coding.explicit:
+        _check_vr_of_uids(plain, found)
     values = _values(plain, found)
     _check_uids(values, command)
     header = _header(values, _unsigned(plain, found, _ROWS, coding), _unsigned(plain, found, _COLUMNS, coding), found)
@@ -285,6 +288,19 @@ def _values(data: Buffer, found: dict[int, Span]) -> dict[str, str]:
                     raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: Specific Character Set holds a NUL")
                 codecs = text.encodings(values[keyword])
     return values
+
+
+def _check_vr_of_uids(data: Buffer, found: dict[int, Span]) -> None:
+    """Raise Refused where a UID that names the object says that it is something else: readers would take it for that."""
+    for keyword in _NAMING:
+        span = found.get(_TEXTS[keyword])
+        if span is not None and bytes(data[span.start - 4 : span.start - 2]) != b"UI" and not _is_unknown(data, span):
+            raise Refused(Status.CANNOT_UNDERSTAND, f"not a data set: {keyword} is not of VR UI")
+
+
+def _is_unknown(data: Buffer, span: Span) -> bool:
+    """True for VR UN, as which a sender may pass on what it does not know (PS3.5 6.2.2)."""
+    return bytes(data[span.start - 8 : span.start - 6]) == b"UN"
 
 
 def _check_uids(values: dict[str, str], command: Command) -> None:

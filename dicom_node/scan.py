@@ -194,9 +194,12 @@ def _compound(data: Buffer, header: _Header, end: int, coding: Coding) -> tuple[
 
 
 def _frame(header: _Header, end: int, coding: Coding) -> _Frame:
-    """How to read a sequence's items. An UN of undefined length is implicit little endian inside (PS3.5 6.2.2 note 2)."""
+    """How to read a sequence's items. An UN of undefined length is implicit little endian inside (PS3.5 6.2.2 note 2).
+
+    An element that is known to be no sequence has a length.
+    """
     is_open = header.length == UNDEFINED
-    if header.vr == b"UN":
+    if header.vr == b"UN" and (header.tag in SEQUENCE_TAGS or header.tag not in DicomDictionary):
         coding = IMPLICIT_LITTLE
     elif header.vr != b"SQ":
         raise Malformed(f"element {_name(header.tag)} has an undefined length")
