@@ -73,8 +73,14 @@ def localize(
     count = len(localization.findings)
     cost = localization.provenance.cost
     typer.echo(
-        f"{count} finding{'' if count == 1 else 's'}, study score {localization.study_score:.2f}, {cost.seconds:.1f} s: {out}"
+        f"{count} finding{'' if count == 1 else 's'}, study score {localization.study_score:.2f}; {cost.seconds:.1f} s, "
+        f"{cost.network_evaluations} evaluations, {cost.gflop:.0f} GFLOP, {cost.peak_memory_mb:.0f} MB: {out}"
     )
+    if localization.domain is not None:
+        fit = localization.domain
+        typer.echo(f"  distance from what the model was calibrated on: {fit.distance:.1f}, {fit.limit:.1f} is remarked upon")
+    for remark in localization.provenance.quality:
+        typer.echo(f"  remark: {remark}", err=True)
     for one in localization.findings:
         x, y, z = one.centroid_lps
         typer.echo(
@@ -117,6 +123,7 @@ def _write(out: Path, series: SeriesVolume, localization: Localization) -> None:
         "findings": [asdict(one) for one in localization.findings],
         "findings_left_out": localization.findings_left_out,
         "study_score": localization.study_score,
+        "domain": None if localization.domain is None else asdict(localization.domain),
         "provenance": asdict(localization.provenance),
     }
     (out / "findings.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")

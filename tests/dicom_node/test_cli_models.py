@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+
+from inference.data import axial_volume
+from inference.phantom import synthetic_head
 
 pytestmark = pytest.mark.slow
 
 
 def fovea(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dicom_node.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_a_nifti_head_becomes_maps_findings_and_pictures_with_cost_and_distance(tmp_path: Path) -> None:
+    head = synthetic_head(seed=8, shape=(20, 112, 104), spacing_mm=(7.0, 2.0, 2.0), lesions=1)
+    nibabel.save(axial_volume(head.image.astype(np.float32), head.spacing_mm).to_nibabel(), tmp_path / "head.nii.gz")
+
+    done = fovea("localize", tmp_path / "head.nii.gz", "--recipe", "intensity", "--out", tmp_path / "out")
+
+    facts = json.loads((tmp_path / "out" / "findings.json").read_text())
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert done.returncode == 0, done.stderr
+    assert {"score.nii.gz", "raw.nii.gz", "brain.nii.gz", "labels.nii.gz", "pseudo_healthy.nii.gz", "findings.json"} <= made
+    assert any(name.endswith(".png") for name in made)
+    assert facts["provenance"]["recipe"] == "intensity"
+    assert facts["provenance"]["cost"]["network_evaluations"] == 20  # the brain mask's, one for each slice
+    assert facts["domain"]["distance"] > 0
+    assert "GFLOP" in done.stdout
+    assert "distance from what the model was calibrated on" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["image.dcm", "image.nii.gz"])
