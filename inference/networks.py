@@ -19,7 +19,6 @@ from inference.arguments import number as _number
 from inference.arguments import whole as _whole
 from inference.arguments import wholes as _wholes
 from inference.conditioned import DynamicUnet, VolumeUnet
-from inference.contexts import ContextBank, ContextRestorer
 
 RESTORER: dict[str, int | float | str | list[int] | list[bool]] = {
     "stem": 2,
@@ -198,8 +197,6 @@ KINDS: Mapping[str, Callable[[Mapping[str, object]], nn.Module]] = MappingProxyT
         "noisy_classifier": NoisyClassifier,
         "autoencoder": Autoencoder,
         "pixel_heads": PixelHeads,
-        "context_restorer": ContextRestorer,
-        "context_bank": ContextBank,
     }
 )
 """What a model card may call a network, and what builds it from the card's arguments."""

@@ -95,9 +95,9 @@ class PredictNoise:
         return self._loss
 
     def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
-        slices = slices_of(networks, examples, generator)
+        slices = _slices(networks, examples, generator)
         clean = examples.image if self.of is Shown.IMAGE else 2 * examples.lesion - 1
-        level = levels_between(self.levels, len(clean), generator).to(clean)
+        level = _levels(self.levels, len(clean), generator).to(clean)
         x_t = self.corruptor.corrupt(clean, level, slices)
         given = [x_t if self.beside is None else torch.cat([x_t, self.beside(slices)], dim=1), level]
         if self.classes is not None:
@@ -125,9 +125,9 @@ class PredictFlips:
         return self._loss
 
     def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
-        slices = slices_of(networks, examples, generator)
+        slices = _slices(networks, examples, generator)
         clean = 2 * examples.lesion - 1
-        level = levels_between(self.levels, len(clean), generator)
+        level = _levels(self.levels, len(clean), generator)
         x_t = self.corruptor.corrupt(clean, level, slices)
         shown = x_t if self.beside is None else torch.cat([x_t, self.beside(slices)], dim=1)
         logit = networks[self.network](shown, level.to(clean)).float()
@@ -152,11 +152,11 @@ class RestoreImage:
         return self._loss
 
     def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
-        slices = slices_of(networks, examples, generator)
-        level = levels_between(self.levels, len(examples.image), generator).to(examples.image)
+        slices = _slices(networks, examples, generator)
+        level = _levels(self.levels, len(examples.image), generator).to(examples.image)
         x_t = self.corruptor.corrupt(examples.image, level, slices)
         shown = x_t if self.beside is None else torch.cat([x_t, self.beside(slices)], dim=1)
-        return absolute_error(networks[self.network](shown, level).float(), examples.image, examples.brain)
+        return _absolute_error(networks[self.network](shown, level).float(), examples.image, examples.brain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +170,16 @@ class RemoveAnomalies:
 
     def begin(self, grid: GridPlan, seed: int) -> LossOfExamples:
         """The mean absolute error inside the brain, the anomaly weighted five times."""
-        painter = painter_of(grid, seed)
+        painter = AnomalyPainter((grid.rows, grid.columns), grid.spacing_mm, seed)
 
         def loss(networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
-            severity = levels_between((0.05, 1.0), len(examples.image), generator)
-            shown = paint(painter, examples, severity, generator)
+            severity = _levels((0.05, 1.0), len(examples.image), generator)
+            clean, brain, white = (one.cpu() for one in (examples.image, examples.brain, examples.white))
+            painted = painter(clean, brain, white, severity, generator)
+            shown = Corruption(*(one.to(examples.image) for one in painted.parts()))
             answer = networks[self.network](shown.image, severity.to(shown.image)).float()
             weight = examples.brain * (1 + 4 * (shown.amount > 0.1))
-            restored = absolute_error(answer[:, :1], shown.target, weight)
+            restored = _absolute_error(answer[:, :1], shown.target, weight)
             return restored if answer.shape[1] == 1 else restored + outline_loss(answer[:, 1:], shown, examples.brain > 0.5)
 
         return loss
@@ -197,8 +199,8 @@ class ClassifyNoised:
         return self._loss
 
     def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
-        level = levels_between(self.levels, len(examples.image), generator).to(examples.image)
-        x_t = self.corruptor.corrupt(examples.image, level, slices_of(networks, examples, generator))
+        level = _levels(self.levels, len(examples.image), generator).to(examples.image)
+        x_t = self.corruptor.corrupt(examples.image, level, _slices(networks, examples, generator))
         return functional.cross_entropy(networks[self.network](x_t, level).float(), examples.sick)
 
 
@@ -225,7 +227,7 @@ class ClassifyPixels:
 
     def seen(self, networks: Trained, examples: Examples, generator: torch.Generator) -> list[Tensor]:
         """The features of the examples at each level; the network that makes them learns nothing by it."""
-        slices = slices_of(networks, examples, generator)
+        slices = _slices(networks, examples, generator)
         with torch.no_grad():
             return [
                 self.features.estimate(self.corruptor.corrupt(examples.image, level, slices.after(place)), level, slices)
@@ -277,25 +279,11 @@ def outline_loss(evidence: Tensor, shown: Corruption, brain: Tensor) -> Tensor:
     return (cross * weight).sum() / weight.sum() + 0.5 * (1 - overlap)
 
 
-def painter_of(grid: GridPlan, seed: int) -> AnomalyPainter:
-    """Paints anomalies into slices of this grid."""
-    return AnomalyPainter((grid.rows, grid.columns), grid.spacing_mm, seed)
-
-
-def paint(painter: AnomalyPainter, examples: Examples, severity: Tensor, generator: torch.Generator) -> Corruption:
-    """The examples with anomalies of severity[batch], painted on the CPU, handed back where the examples are."""
-    clean, brain, white = (one.cpu() for one in (examples.image, examples.brain, examples.white))
-    painted = painter(clean, brain, white, severity, generator)
-    return Corruption(*(one.to(examples.image) for one in painted.parts()))
-
-
-def slices_of(networks: Trained, examples: Examples, generator: torch.Generator) -> Slices:
-    """The examples as parts of a method see them, with the random numbers of this step."""
+def _slices(networks: Trained, examples: Examples, generator: torch.Generator) -> Slices:
     return Slices(examples.image, examples.brain, networks, from_generator(generator, len(examples.image)))
 
 
-def levels_between(between: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:
-    """A level for each of `count` slices, even over the range, on the CPU."""
+def _levels(between: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:
     low, high = between
     return low + (high - low) * torch.rand(count, generator=generator)
 
@@ -307,8 +295,7 @@ def _divergence(wanted: Tensor, had: Tensor) -> Tensor:
     return each.mean()
 
 
-def absolute_error(estimate: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """The mean absolute error weighted by pixel; what weighs nothing counts a fiftieth."""
+def _absolute_error(estimate: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     weight = weight + 0.02
     return ((estimate - target).abs() * weight).sum() / weight.sum()
 

@@ -7,11 +7,14 @@ the signal and noise that the network is told.
 
 from inference.corruptors import Noised
 from inference.denoisers import PredictedNoise
+from inference.noise import Simplex
 from inference.postprocess import Components
 from inference.recipes.recipe import Recipe
-from inference.recipes.trainings import SIMPLEX, noise_predictor
+from inference.recipes.trainings import noise_predictor
 from inference.samplers import Chain, ddpm, even_pairs
 from inference.scorers import Aggregate, Residual, squared_difference
+
+SIMPLEX = Simplex(period=24.0, octaves=6, persistence=0.8)
 
 ANODDPM = Recipe(
     name="anoddpm",

@@ -7,8 +7,9 @@ encoder of the paper's cDDPM is left out.
 from inference.corruptors import Noised
 from inference.denoisers import PredictedNoise
 from inference.postprocess import Components
+from inference.recipes.anoddpm import SIMPLEX
 from inference.recipes.recipe import Recipe
-from inference.recipes.trainings import SIMPLEX, noise_predictor
+from inference.recipes.trainings import noise_predictor
 from inference.samplers import OneShot
 from inference.scorers import Mahalanobis
 

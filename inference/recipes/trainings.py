@@ -4,8 +4,8 @@ Networks are small, so that minutes on a CPU mean something: slices of 96 x 80 p
 had by other numbers in the same place.
 """
 
-from inference.corruptors import CoarseNoise, Corruptor, Noised
-from inference.noise import Noise, Simplex, White
+from inference.corruptors import CoarseNoise, Noised
+from inference.noise import Noise, White
 from inference.objectives import PredictNoise, RemoveAnomalies, RestoreImage
 from inference.recipes.recipe import Argument, Material, NetworkSpec, Stage, Training
 
@@ -27,9 +27,6 @@ UNET: dict[str, Argument] = {
 
 RESTORER: dict[str, Argument] = {key: value for key, value in UNET.items() if key != "out_channels"}
 """The same for clean images."""
-
-SIMPLEX = Simplex(period=24.0, octaves=6, persistence=0.8)
-"""AnoDDPM's noise (Wyatt et al., CVPR workshops 2022): 64 pixels of 256 across are 60 mm, 24 pixels of 2.4 mm."""
 
 ANOMALY_RESTORER = Training(
     networks=(NetworkSpec("restorer", "restorer", RESTORER),),
@@ -70,11 +67,3 @@ CLASS_CONDITIONAL = Training(
     stages=(Stage(("noise",), PredictNoise(classes=NULL, drop=0.35), Material.LABELLED, learning_rate=1e-3),),
 )
 """The same, told of each slice whether it shows a lesion, or for 0.35 of them (arXiv 2207.12268) nothing."""
-
-
-def box_restorer(corruptor: Corruptor) -> Training:
-    """A network that finds the clean slice behind one that is corrupted in part, at any level of it."""
-    return Training(
-        networks=(NetworkSpec("restorer", "restorer", RESTORER),),
-        stages=(Stage(("restorer",), RestoreImage(corruptor, levels=(0.001, 1.0)), learning_rate=1e-3),),
-    )
