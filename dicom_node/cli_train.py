@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from dicom_node.console import AsJson, CommandError, print_json
 if TYPE_CHECKING:
     from inference.data import Reader
     from inference.fit import Progress
+    from inference.recipes.recipe import Recipe
 
 WHOLE_MODELS = ("brain-flair", "smoke")
 """Trained with their own brain network, on the finer grid of the shipped model."""
@@ -26,19 +27,49 @@ def add_to(app: typer.Typer) -> None:
     app.command("check-localizer")(check_localizer)
 
 
-def recipes(as_json: AsJson = False) -> None:
-    """Every method that can be trained and run: scheme, labels needed, networks and paper."""
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="one recipe, in full; without it, all of them")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML file for the picture of that recipe's five parts")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every method that can be trained and run: scheme, labels needed, cost of a slice, networks and paper."""
+    from inference import describe
     from inference.recipes import RECIPES
 
-    facts = {
-        name: {"scheme": one.scheme, "labels": one.labels, "networks": list(one.networks), "paper": one.paper}
-        for name, one in RECIPES.items()
-    }
+    if name is not None and name not in RECIPES:
+        raise CommandError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
+    if page is not None:
+        if name is None:
+            raise CommandError("--page shows one recipe: say which")
+        page.write_text(describe.page(RECIPES[name]), encoding="utf-8")
+        typer.echo(f"wrote {page}")
+        return
+    facts = {one.name: _facts(one) for one in (RECIPES.values() if name is None else [RECIPES[name]])}
     if as_json:
         print_json(facts)
         return
-    for name, one in RECIPES.items():
-        typer.echo(f"{name}: {one.scheme}; needs {one.labels}; networks {', '.join(one.networks) or 'none'}; {one.paper}")
+    for known, one in facts.items():
+        networks = ", ".join(one["networks"]) or "none"
+        cost = f"{one['evaluations']} evaluations, {one['gflop_per_slice']:.2f} GFLOP a slice"
+        typer.echo(f"{known}: {one['scheme']}; needs {one['labels']}; {cost}; networks {networks}; {one['paper']}")
+        if name is not None:
+            for part in describe.PARTS:
+                typer.echo(f"  {part}: " + "\n    ".join(describe.part_lines(getattr(RECIPES[known], part))))
+
+
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    """What a list tells of a recipe; the cost is counted on one slice of its own grid."""
+    from inference.describe import price
+
+    cost = price(recipe)
+    return {
+        "scheme": recipe.scheme,
+        "labels": recipe.labels,
+        "evaluations": cost.evaluations,
+        "gflop_per_slice": round(cost.gflop, 3),
+        "networks": list(recipe.networks),
+        "paper": recipe.paper,
+    }
 
 
 def train(

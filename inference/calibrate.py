@@ -25,6 +25,7 @@ from inference.phantom.heads import Lesions, SyntheticHead, head_from_atlas
 from inference.phantom.tissues import Atlas, read_label_map
 from inference.postprocess import PostProcessor
 from inference.preprocess import UNIT, stretch_of, stretched
+from inference.recipes.recipe import Unit
 from inference.restoration import Setting, restore
 
 log = structlog.get_logger()
@@ -113,7 +114,8 @@ def calibrate_recipe(
     per_atlas = max(1, heads // len(atlases))
     volumes = [head_volume(head) for head in healthy_heads(atlases, per_atlas, seed=9000)]
     healthy = [raw_head(localizer, volume) for volume in volumes]
-    references = np.zeros(0, np.float32) if real is None else real_reference(localizer, real)
+    alone = localizer.recipe.unit is Unit.SLICES  # the real slices have no neighbours
+    references = real_reference(localizer, real) if alone and real is not None else np.zeros(0, np.float32)
     patients = development_heads(localizer, iter(development))
     table = reference_table(localizer.recipe.postprocessor, healthy, references, REFERENCE_WORDS)
     return table, operating_point(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inference.arguments import number as _number
 from inference.arguments import whole as _whole
 from inference.arguments import wholes as _wholes
-from inference.conditioned import DynamicUnet
+from inference.conditioned import DynamicUnet, VolumeUnet
 from inference.contexts import ContextBank
 from inference.film import ContextRestorer
 
@@ -196,6 +196,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, object]], nn.Module]] = MappingProxyT
         "brain": BrainNet,
         "unet": Unet,
         "dynamic_unet": DynamicUnet,
+        "volume_unet": VolumeUnet,
         "context_restorer": ContextRestorer,
         "context_bank": ContextBank,
         "noisy_classifier": NoisyClassifier,

@@ -116,9 +116,8 @@ def weights(work: Path) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, int]
     """The running means of both networks and the steps they have done."""
     brain_steps, brain = mean_weights(work / "brain.ckpt")
     alone, _ = mean_weights(work / "restore.ckpt")
-    outlining, _ = mean_weights(work / "evidence.ckpt")
-    steps, restorer = mean_weights(work / "signs.ckpt")
-    done = {"brain": brain_steps, "restore": alone, "evidence": outlining, "signs": steps}
+    steps, restorer = mean_weights(work / "evidence.ckpt")
+    done = {"brain": brain_steps, "restore": alone, "evidence": steps}
     return {weights_file("restorer"): restorer, weights_file(BRAIN): brain}, done
 
 
@@ -207,8 +206,8 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
     """Calibrates what `work` holds and writes the bundle to `out`; returns its card."""
     recipe = ingredients.recipe
     tensors, steps = weights(work)
-    unfinished = steps["signs"] < recipe.signs_steps
-    note = f" Early checkpoint: {steps['signs']} of {recipe.signs_steps} steps of the last phase." if unfinished else ""
+    unfinished = steps["evidence"] < recipe.evidence_steps
+    note = f" Early checkpoint: {steps['evidence']} of {recipe.evidence_steps} steps." if unfinished else ""
     base = outline(recipe)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft"
@@ -233,13 +232,12 @@ def publish(ingredients: Ingredients, work: Path, out: Path) -> ModelCard:
                 "brain_steps": steps["brain"],
                 "restore_steps": steps["restore"],
                 "evidence_steps": steps["evidence"],
-                "signs_steps": steps["signs"],
             },
             "measured": dict(ingredients.measured),
         }
     )
     written = write_bundle(out, card, tensors, {"MODEL_CARD.md": model_card_text(card)})
-    log.info("bundle written", folder=str(out), steps=steps["signs"])
+    log.info("bundle written", folder=str(out), steps=steps["evidence"])
     return written
 
 

@@ -37,8 +37,6 @@ class TrainingRecipe:
     restore_steps: int
     evidence_steps: int
     """Steps of the second phase, which learns to outline anomalies beside restoring them."""
-    signs_steps: int
-    """Steps of the third phase, in which most anomalies are dark: against a bias towards bright ones."""
     restore_batch: int
     brain_per_label_map: int
     restore_per_label_map: int
@@ -66,7 +64,6 @@ RECIPES = {
         brain_batch=16,
         restore_steps=5600,
         evidence_steps=14000,
-        signs_steps=4000,
         restore_batch=8,
         brain_per_label_map=350,
         restore_per_label_map=500,
@@ -80,7 +77,6 @@ RECIPES = {
         brain_batch=2,
         restore_steps=6,
         evidence_steps=4,
-        signs_steps=4,
         restore_batch=2,
         brain_per_label_map=4,
         restore_per_label_map=4,
@@ -94,9 +90,6 @@ RECIPES = {
         reference_heads=1,
     ),
 }
-
-_BRIGHT_IN_THE_END = 0.4
-"""Share of bright anomalies in the third phase."""
 
 
 class BrainLoss:
@@ -151,12 +144,12 @@ class RestoreLoss:
     A network that also gives evidence is asked for the anomaly's outline as well: cross-entropy plus soft Dice over the brain.
     """
 
-    def __init__(self, bank: Bank, real: Bank | None, recipe: TrainingRecipe, bright: float = 0.75) -> None:
+    def __init__(self, bank: Bank, real: Bank | None, recipe: TrainingRecipe) -> None:
         self._bank, self._real = bank, real
         self._batch = recipe.restore_batch
         self._from_real = round(recipe.real_share * recipe.restore_batch) if real is not None else 0
         self._shape = (recipe.restore_shape[0] - 16, recipe.restore_shape[1] - 16)
-        self._painter = AnomalyPainter(self._shape, recipe.restore_spacing_mm, recipe.seed + 2, bright=bright)
+        self._painter = AnomalyPainter(self._shape, recipe.restore_spacing_mm, recipe.seed + 2)
 
     def __call__(self, network: nn.Module, g: torch.Generator) -> Tensor:
         image, brain, white = self._slices(g)
@@ -261,7 +254,7 @@ def train_brain(recipe: TrainingRecipe, label_maps: Sequence[Path], work: Path) 
 
 
 def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Bank | None, work: Path) -> nn.Module:
-    """The restoration network, trained or resumed in `work`: first to restore alone, then to outline, then the dark above all."""
+    """The restoration network, trained or resumed in `work`: first to restore alone, then to outline as well."""
     bank = make_bank(work / "bank-restore", restore_plan(recipe, label_maps))
     torch.manual_seed(recipe.seed + 1)
     alone = Restorer({**RESTORER, "evidence": 0})
@@ -274,9 +267,6 @@ def train_restorer(recipe: TrainingRecipe, label_maps: Sequence[Path], real: Ban
     plan = FitPlan(recipe.evidence_steps, 4e-4, recipe.seed + 3, averaging=0.999, bf16=supports_bf16())
     seconds = fit(network, RestoreLoss(bank, real, recipe), plan, work / "evidence.ckpt")
     log.info("evidence learned", steps=recipe.evidence_steps, seconds=round(seconds))
-    plan = FitPlan(recipe.signs_steps, 3e-4, recipe.seed + 4, averaging=0.999, bf16=supports_bf16())
-    seconds = fit(network, RestoreLoss(bank, real, recipe, bright=_BRIGHT_IN_THE_END), plan, work / "signs.ckpt")
-    log.info("both signs learned", steps=recipe.signs_steps, seconds=round(seconds))
     return network
 
 

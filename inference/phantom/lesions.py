@@ -34,13 +34,10 @@ class Corruption:
 
 
 class AnomalyPainter:
-    """Paints anomalies into batches of slices; a bank of smooth noise is drawn once from `seed`.
+    """Paints anomalies into batches of slices; a bank of smooth noise is drawn once from `seed`."""
 
-    `bright` is the share of anomalies that are brighter than the tissue around them.
-    """
-
-    def __init__(self, shape: tuple[int, int], spacing_mm: float, seed: int, fields: int = 192, bright: float = 0.75) -> None:
-        self.shape, self.spacing_mm, self._bright = shape, spacing_mm, bright
+    def __init__(self, shape: tuple[int, int], spacing_mm: float, seed: int, fields: int = 192) -> None:
+        self.shape, self.spacing_mm = shape, spacing_mm
         generator = torch.Generator().manual_seed(seed)
         self._noise = {
             scale: _smooth_noise(fields, shape, sigma, generator)
@@ -143,7 +140,7 @@ class AnomalyPainter:
     def _anomaly(self, base: Tensor, brain: Tensor, level: Tensor, small: Tensor, g: torch.Generator) -> Tensor:
         """The tissue at full severity: anatomy partly effaced, shifted up or down, mottled, with a core in some."""
         count = base.shape[0]
-        bright = torch.rand(count, generator=g) < self._bright
+        bright = torch.rand(count, generator=g) < 0.75
         contrast = 0.35 * torch.exp(torch.rand(count, generator=g) * 2.8)  # 9 % to 140 % of the median
         delta = torch.where(bright, contrast, -contrast.clamp(max=2.5))[:, None, None, None]
         mottle = _between(count, 0, 0.5, g)[:, None, None, None] * self._draw("medium", count, g)[:, None]

@@ -28,6 +28,7 @@ from inference.recipes.mask_ensemble import MASK_ENSEMBLE
 from inference.recipes.mddpm import MDDPM
 from inference.recipes.medsegdiff import MEDSEGDIFF
 from inference.recipes.mhd import MHD
+from inference.recipes.patchddm import PATCHDDM
 from inference.recipes.pddpm import PDDPM
 from inference.recipes.recipe import Recipe
 from inference.recipes.thor import THOR
@@ -63,6 +64,7 @@ RECIPES = MappingProxyType(
             MASK_ENSEMBLE,
             MEDSEGDIFF,
             BERDIFF,
+            PATCHDDM,
             AUTOENCODER_RESIDUAL,
             EQUALISED,
             INTENSITY,

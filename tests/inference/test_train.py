@@ -198,7 +198,6 @@ def test_a_small_training_ends_in_a_bundle_and_a_second_call_in_the_same_one(tmp
 
     bundle = load_bundle(tmp_path / "bundle", device="cpu")
     assert bundle.card.training["restore_steps"] == recipe.restore_steps
-    assert bundle.card.training["signs_steps"] == recipe.signs_steps
     assert [source.name for source in first.sources][-1] == "own heads"
     assert {name: first.files[name] for name in first.files if name.endswith(".safetensors")} == {
         name: again.files[name] for name in again.files if name.endswith(".safetensors")
