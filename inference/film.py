@@ -70,7 +70,7 @@ class ContextRestorer(nn.Module):
             norm_num_groups=whole(config, "norm_groups"),
             num_class_embeds=1,
         )
-        self.unet.class_embedding = nn.Linear(context, 4 * channels[0])  # the context in place of a class
+        self.unet.class_embedding = nn.Linear(context, 4 * channels[0])  # type: ignore[assignment]  # in place of a class
         _with_film(self.unet)
 
     def forward(self, given: Tensor, level: Tensor) -> Tensor:

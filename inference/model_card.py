@@ -20,6 +20,11 @@ _LIMITS = """
 """
 
 
+FAILURES = "failures.svg"
+FAILURES_ALT = "missed and wrongly reported: marked lesions blue, findings orange, in heads made by code and a CC BY patient"
+BIAS_ALT = "share of painted lesions found, by size and contrast"
+
+
 def model_card_text(card: ModelCard, charts: Sequence[str] = ()) -> str:
     """The page for people, in Markdown; `charts` are the names of SVG files beside it."""
     parts = [
@@ -32,7 +37,7 @@ def model_card_text(card: ModelCard, charts: Sequence[str] = ()) -> str:
         _table(("figure", "value"), [(name, _value(value)) for name, value in card.measured.items()]),
         "## Blind spots",
         "\n".join(f"- {sentence}" for sentence in card.blind_spots),
-        *(f"![share of painted lesions found, by size and contrast]({name})" for name in charts),
+        *(f"![{FAILURES_ALT if name == FAILURES else BIAS_ALT}]({name})" for name in charts),
         *_domain(card),
         "## Operating point and calibration",
         *(_operating_point(name, point) for name, point in card.operating_point.items()),

@@ -36,10 +36,11 @@ from inference.calibrate import (
 from inference.card import BRAIN, DomainReference, ModelCard, NetworkCard, Source, Validity
 from inference.data import Lgg, Study, chosen, nichart, soop_bank
 from inference.domain import Figures, domain_reference
+from inference.evaluation.failures import failure_sheet
 from inference.evaluation.grid import Grid, grid_chart
 from inference.fit import mean_weights
 from inference.localizer import Context, RecipeLocalizer, load_localizer
-from inference.model_card import model_card_text
+from inference.model_card import FAILURES, model_card_text
 from inference.networks import RESTORER
 from inference.operating import operating_point, rule_words
 from inference.phantom.analytic import analytic_atlas
@@ -49,7 +50,7 @@ from inference.training import RECIPES, TrainingRecipe, analytic_seeds, brain_co
 
 log = structlog.get_logger()
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 LOCALIZERS = ("cold_outline", "cold_restore", "intensity")
 VALIDITY = Validity(
     modality="MR",
@@ -247,6 +248,12 @@ def attach_grid(folder: Path, grids: Mapping[str, Grid]) -> ModelCard:
     return _rewritten(folder, {"blind_spots": (*first.blind_spots(), *kept)}, charts)
 
 
+def attach_failures(folder: Path, data: Path) -> ModelCard:
+    """The same bundle with a sheet of what it misses and reports wrongly, in heads kept out of training and one patient."""
+    sheet = failure_sheet(_open(folder, open_card(folder).recipes[0]), label_map_paths(data)[-4:], data / "open_ms")
+    return _rewritten(folder, {}, {FAILURES: sheet})
+
+
 def attach_domain(folder: Path, references: Mapping[str, DomainReference]) -> ModelCard:
     """The same bundle with what ordinary studies look like to each of these recipes; the gate is on from then."""
     return _rewritten(folder, {"domain": dict(references)}, {})
@@ -316,6 +323,7 @@ def main() -> None:
     parser.add_argument("--measured", type=Path, help="JSON with `measured` and `blind_spots`, from inference.evaluate")
     parser.add_argument("--limit", type=int, default=1000, help="development patients at most")
     parser.add_argument("--annotate", action="store_true", help="only replace figures and text of the bundle in --out")
+    parser.add_argument("--failures", action="store_true", help="only add pictures of failures to the bundle in --out")
     parser.add_argument("--domain", action="store_true", help="only add the reference of ordinary studies to the bundle in --out")
     parser.add_argument("--heads", type=int, default=3, help="lesion-free heads of each held-out label map")
     parser.add_argument("--recipes", nargs="+", default=list(LOCALIZERS), choices=LOCALIZERS)
@@ -324,6 +332,9 @@ def main() -> None:
     measured, blind_spots = notes.get("measured", {}), tuple(notes.get("blind_spots", (NOT_MEASURED,)))
     if wanted.annotate:
         annotate(wanted.out, measured, blind_spots)
+        return
+    if wanted.failures:
+        attach_failures(wanted.out, wanted.data)
         return
     if wanted.domain:
         add_domain(wanted.out, wanted.data, wanted.recipes, wanted.heads, wanted.limit)
