@@ -16,7 +16,7 @@ import torch
 
 from inference.cost import Meter
 from inference.networks import build
-from inference.recipes.recipe import Recipe, Stage
+from inference.recipes.recipe import Recipe, Stage, Unit
 from inference.restoration import Setting, restore
 
 PARTS = ("corruptor", "denoiser", "sampler", "scorer", "postprocessor")
@@ -29,6 +29,7 @@ DOES = {
 }
 _WIDE, _GAP, _LINE, _CHARACTERS = 208, 26, 15, 32
 _MULTIPLE = 16
+_FEW = 4  # slices of a volume: as many as its network halves
 _MOST_SHOWN = 6  # numbers of a tuple; a longer one is told by its ends
 
 
@@ -43,16 +44,17 @@ class Price:
 
 
 def price(recipe: Recipe) -> Price:
-    """Counted on one slice with networks of the right shape, whose weights do not matter."""
+    """Counted with networks of the right shape, whose weights do not matter, on one slice or on a volume of a few."""
     grid = recipe.training.grid
     networks = {spec.name: build(spec.kind, spec.arguments).eval() for spec in recipe.training.networks}
     device = torch.device("cpu")
-    image = np.random.default_rng(0).standard_normal((1, grid.rows, grid.columns)).astype(np.float32)
+    count = _FEW if recipe.unit is Unit.VOLUME else 1
+    image = np.random.default_rng(0).standard_normal((count, grid.rows, grid.columns)).astype(np.float32)
     with Meter(networks, device, {}) as meter:
         restore(image, np.ones(image.shape, dtype=np.bool_), recipe, networks, Setting(device, multiple=_MULTIPLE))
     cost = meter.cost()
     parameters = sum(weight.numel() for network in networks.values() for weight in network.parameters())
-    return Price(cost.network_evaluations, cost.gflop, parameters)
+    return Price(cost.network_evaluations // count, cost.gflop / count, parameters)
 
 
 def page(recipe: Recipe) -> str:

@@ -1,7 +1,7 @@
 """BerDiff: a mask has two values, so its noise is flips; a chain of tosses makes it from even odds beside the image.
 
 Chen, Wang and Shan, MICCAI 2023, arXiv 2304.04429: Bernoulli diffusion of 1000 steps, the network finds the flips, shorter
-chains are sampled. Here 8 steps, each by the exact posterior of its stride, five samples; the schedule is linear where the
+chains are sampled. Here 6 steps, each by the exact posterior of its stride, five samples; the schedule is linear where the
 paper's is a cosine. Their mean is the map, their spread the doubt.
 """
 
@@ -14,7 +14,7 @@ from inference.recipes.trainings import UNET
 from inference.samplers import Chain, Ensemble, even_pairs
 from inference.scorers import MaskEnsemble
 
-TOP, STEPS, DRAWS = 0.9, 8, 5
+TOP, STEPS, DRAWS = 0.9, 6, 5
 
 BERDIFF = Recipe(
     name="berdiff",

@@ -43,7 +43,7 @@ def test_another_number_makes_another_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "evaluations"), [("cold_restore", 1), ("cold_mean", 4), ("classifier_free", 30), ("intensity", 0)]
+    ("name", "evaluations"), [("cold_restore", 1), ("cold_mean", 4), ("classifier_free", 30), ("patchddm", 18), ("intensity", 0)]
 )
 def test_the_price_counts_what_the_networks_are_asked(name: str, evaluations: int) -> None:
     found = price(RECIPES[name])
