@@ -228,3 +228,37 @@ def test_backup_and_restore_of_postgresql(postgres_server: PostgresServer, postg
         session.execute(update(Event).values(kind="x"))
     restored.dispose()
     postgres_server.drop_database(fresh)
+
+
+def test_transaction_waits_for_another_writer_and_uses_its_connection_again(sqlite_database: Database) -> None:
+    done = threading.Event()
+
+    def touch() -> None:
+        with sqlite_database.transaction() as transaction:
+            events.append(transaction.session, EventKind.NODE_STARTED, at=at())
+        done.set()
+
+    thread = threading.Thread(target=touch)
+    with sqlite_database.write() as session:
+        events.append(session, EventKind.NODE_STARTED, at=at())
+        session.flush()
+        thread.start()
+        assert not done.wait(0.05)
+
+    assert done.wait(20)
+    thread.join()
+    touch()
+    assert count(sqlite_database) == 3
+
+
+def test_transaction_goes_on_with_another_connection_after_a_failure(database: Database) -> None:
+    with pytest.raises(KeyError), database.transaction() as transaction:  # noqa: PT012  # the block is one transaction
+        transaction.cursor.execute("INSERT INTO clock (name, holder, monotonic_s, beat_at) VALUES ('a', 'b', 0, '2026-03-01')")
+        raise KeyError("a bug")
+
+    with database.transaction() as transaction:
+        events.append(transaction.session, EventKind.NODE_STARTED, at=at())
+
+    assert count(database) == 1
+    with database.read() as session:
+        assert not session.scalars(select(Clock)).all()

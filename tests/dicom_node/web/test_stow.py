@@ -159,8 +159,9 @@ class TestStoring:
 
     def test_each_failure_has_its_reason(self, sqlite_database: Database, spool: Spool, tmp_path: Path) -> None:
         good, lying, cut = images(3)
-        liar = studies.part10(lying)
-        liar = liar.replace(str(lying.SOPInstanceUID).encode(), str(generate_uid()).encode()[: len(str(lying.SOPInstanceUID))], 1)
+        true = str(lying.SOPInstanceUID)
+        untrue = true[:-1] + ("2" if true.endswith("1") else "1")
+        liar = studies.part10(lying).replace(true.encode(), untrue.encode(), 1)
         odd = studies.part10(images(1)[0]).replace(MR.encode() + b"\0", b"1.2.840.10008.5.1.4.1.1.9.", 1)
         files = [studies.part10(good), liar, studies.part10(cut)[:-100], odd, b"no DICOM at all", b""]
         with door(sqlite_database, spool, tmp_path) as open_door:
