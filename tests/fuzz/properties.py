@@ -10,6 +10,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.valuerep import STANDARD_VR
 
 from dicom_node import dimse, header, intake, request, scan, text
 from dicom_node.dimse import UnreadableCommand, command_elements, store_request
@@ -72,14 +73,15 @@ def identity_of(found: Examined) -> dict[str, str]:
 
 
 class LostItsWay(Exception):
-    """Raised where pydicom took the end of an inner sequence for that of the outer one, and what follows for elements."""
+    """Raised where pydicom met a VR that it does not know, or took the end of an inner sequence for that of the outer one."""
 
 
 def _walk(dataset: Dataset) -> None:
     """Look at every element's place in every item; values stay raw."""
     for tag in list(dataset.keys()):
         element: Any = dataset.get_item(tag)
-        if element.VR in (None, "UN") and getattr(element, "length", 0) == UNDEFINED:
+        is_endless = element.VR in (None, "UN") and getattr(element, "length", 0) == UNDEFINED
+        if is_endless or (element.VR is not None and element.VR not in STANDARD_VR):
             raise LostItsWay
         if element.VR == "SQ":
             for item in dataset[tag].value:
