@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WHOLE_MODELS = ("brain-flair", "smoke")
 """Trained with their own brain network, on the finer grid of the shipped model."""
 DEFAULT_MINUTES = 60.0
+SAMPLES_EVERY_S = 300.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -118,7 +119,7 @@ def train(
     if recipe not in known:
         raise CommandError(f"no recipe to train is named {recipe!r}; there are {', '.join((*known, *WHOLE_MODELS))}")
     budget = Budget(steps=steps) if steps else Budget(minutes=minutes or DEFAULT_MINUTES)
-    run = Run(budget, work, seed, device, _say)
+    run = Run(budget, work, seed, device, _say, samples_every_s=SAMPLES_EVERY_S)
     try:
         card = train(RECIPES[recipe], Origins(readers, maps, soop), run, brain or shipped_models() / "brain-flair", out)
     except ValueError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from inference.bundle import Bundle, choose_device, load_bundle, weights_file, w
 from inference.calibrate import calibrate_recipe, provisional
 from inference.card import BRAIN, ModelCard, NetworkCard
 from inference.domain import LEAST_STUDIES
-from inference.fit import FitPlan, Told, fall_of, fit, mean_weights, supports_bf16
+from inference.fit import FitPlan, Progress, Told, fall_of, fit, mean_weights, supports_bf16
 from inference.localizer import RecipeLocalizer, load_localizer
 from inference.material import Gathered, Origins, draw, draw_study, gather, write_audit
 from inference.model_card import model_card_text
@@ -39,6 +39,7 @@ from inference.samples import write_samples
 log = structlog.get_logger()
 
 VERSION = "0.1.0"
+SAMPLES = "samples.png"
 _TIMED_STEPS = 4
 """Steps after a first one that are timed to turn minutes into steps."""
 _LEAST_STEPS = 20
@@ -68,6 +69,8 @@ class Run:
     told: Told | None = None
     """Called now and then with how far a stage is."""
     checkpoint_every_s: float = 120.0
+    samples_every_s: float | None = None
+    """How often to draw samples of the training so far; None: only at its end."""
     reference_heads: int = 4
     """Lesion-free synthetic heads that calibrate the score."""
     ordinary_studies: int = LEAST_STUDIES
@@ -96,7 +99,7 @@ def train(recipe: Recipe, origins: Origins, run: Run, brain: Path, out: Path) ->
     write_bundle(draft, base, weights, {})
     localizer = load_localizer(draft, recipe.name, device=run.device)
     assert isinstance(localizer, RecipeLocalizer)
-    write_samples(localizer, material, run.work / "samples.png")
+    write_samples(recipe, localizer.bundle.networks, localizer.bundle.device, material, run.work / SAMPLES)
     made = calibrate_recipe(localizer, origins.reference_maps, material, run.reference_heads, run.ordinary_studies)
     sources = (*material.sources, *given.card.sources)
     card = base.model_copy(
@@ -182,10 +185,31 @@ def _train_stage(
         checkpoint_every_s=run.checkpoint_every_s,
         bf16=bf16,
     )
-    seconds = fit(trained, step, plan, checkpoint, run.told)
+    told = run.told if run.samples_every_s is None else _Sampling(recipe, networks, material, run, time.monotonic())
+    seconds = fit(trained, step, plan, checkpoint, told)
     for name in stage.trains:
         networks[name].requires_grad_(False)
     return {"steps": mean_weights(checkpoint)[0], "seconds": round(seconds, 1), "loss_fall": round(fall_of(checkpoint), 4)}
+
+
+@dataclass(slots=True)
+class _Sampling:
+    """Passes on how far a training is, and now and then draws samples of it; random numbers of the training stay as they are."""
+
+    recipe: Recipe
+    networks: Mapping[str, nn.Module]
+    material: Gathered
+    run: Run
+    drawn: float
+    """When samples were last drawn."""
+
+    def __call__(self, progress: Progress) -> None:
+        assert self.run.samples_every_s is not None
+        if time.monotonic() - self.drawn >= self.run.samples_every_s:
+            write_samples(self.recipe, self.networks, choose_device(self.run.device), self.material, self.run.work / SAMPLES)
+            self.drawn = time.monotonic()
+        if self.run.told is not None:
+            self.run.told(progress)
 
 
 @dataclass(frozen=True, slots=True)

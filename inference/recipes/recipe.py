@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
@@ -86,6 +87,12 @@ class NetworkSpec:
     kind: str
     arguments: Mapping[str, Argument]
 
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of what it is shown must be a multiple of this."""
+        value = self.arguments.get("multiple", 1)
+        return value if isinstance(value, int) else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -108,6 +115,11 @@ class Training:
     networks: tuple[NetworkSpec, ...]
     stages: tuple[Stage, ...]
     grid: GridPlan = GridPlan()
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns that the networks are shown must be a multiple of this."""
+        return math.lcm(*(one.multiple for one in self.networks))
 
 
 UNTRAINED = Training((), ())

@@ -96,6 +96,20 @@ def test_a_killed_training_of_two_stages_ends_with_the_weights_of_an_undisturbed
             assert torch.equal(value, resumed[name].state_dict()[key]), f"{name}.{key}"
 
 
+def test_samples_are_drawn_in_the_midst_of_a_training_and_change_nothing_of_it(tmp_path: Path) -> None:
+    recipe = small(RECIPES["coarse_ensemble"])
+    seen: list[bool] = []
+    run = Run(Budget(steps=20), tmp_path / "seen", device="cpu", samples_every_s=0.0)
+    run = replace(run, told=lambda progress: seen.append((run.work / "samples.png").exists()))
+
+    watched, _ = train_networks(recipe, material(recipe), run)
+    alone, _ = train_networks(recipe, material(recipe), Run(Budget(steps=20), tmp_path / "alone", device="cpu"))
+
+    assert seen == [True, True]
+    for key, value in alone["restorer"].state_dict().items():
+        assert torch.equal(value, watched["restorer"].state_dict()[key])
+
+
 def test_minutes_become_steps_once_and_are_remembered(tmp_path: Path) -> None:
     recipe = small(RECIPES["dae"])
     ticks = iter(range(1000))
