@@ -1,8 +1,8 @@
 """Image-conditioned restoration: from pure noise to the healthy slice, the scan beside it, learnt from painted anomalies.
 
 Baugh et al., MICCAI workshops 2024: a U-Net finds the noise, 50 steps of DDIM, no guidance; ten networks are optional. Here the
-network answers with the clean slice as a change of the scan, which holds at high levels after minutes of training, and 8 steps
-are taken. Set STEPS for the published cost.
+network answers with the clean slice, which holds at high levels after minutes of training, and 8 steps are taken; STEPS is 50 in
+the paper. The answer is a change of the noised slice: one trained to change the scan beside it went on repeating the scan.
 """
 
 from inference.corruptors import NoiseAlone, Noised
@@ -26,7 +26,7 @@ IMAGE_CONDITIONED = Recipe(
     postprocessor=Components(median=3),
     scheme=Scheme.SELF_SUPERVISED,
     training=Training(
-        networks=(NetworkSpec("restorer", "restorer", {**RESTORER, "in_channels": 2, "change_of": 1}),),
+        networks=(NetworkSpec("restorer", "restorer", {**RESTORER, "in_channels": 2}),),
         stages=(Stage(("restorer",), RepairPainted(Noised()), learning_rate=1e-3),),
     ),
 )
