@@ -7,6 +7,7 @@ from inference.recipes.anoddpm import ANODDPM
 from inference.recipes.anofpdm import ANOFPDM
 from inference.recipes.autoencoder_residual import AUTOENCODER_RESIDUAL
 from inference.recipes.berdiff import BERDIFF
+from inference.recipes.bernoulli_latent import BERNOULLI_LATENT
 from inference.recipes.classifier_free import CLASSIFIER_FREE
 from inference.recipes.classifier_guided import CLASSIFIER_GUIDED
 from inference.recipes.coarse_ensemble import COARSE_ENSEMBLE
@@ -19,11 +20,15 @@ from inference.recipes.ddib import DDIB
 from inference.recipes.diffusion_features import DIFFUSION_FEATURES
 from inference.recipes.equalised import EQUALISED
 from inference.recipes.intensity import INTENSITY
+from inference.recipes.invad import INVAD
+from inference.recipes.latent_diffusion import LATENT_DIFFUSION
+from inference.recipes.mad_ad import MAD_AD
 from inference.recipes.mask_ensemble import MASK_ENSEMBLE
 from inference.recipes.medsegdiff import MEDSEGDIFF
 from inference.recipes.mhd import MHD
 from inference.recipes.patchddm import PATCHDDM
 from inference.recipes.recipe import Recipe
+from inference.recipes.reflect import REFLECT
 from inference.recipes.thor import THOR
 from inference.recipes.timestep_ensemble import TIMESTEP_ENSEMBLE
 
@@ -41,6 +46,11 @@ RECIPES = MappingProxyType(
             THOR,
             ANDI,
             MHD,
+            LATENT_DIFFUSION,
+            BERNOULLI_LATENT,
+            MAD_AD,
+            INVAD,
+            REFLECT,
             CLASSIFIER_FREE,
             CLASSIFIER_GUIDED,
             DDIB,
