@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check methods bench soak lint types unit clean
+.PHONY: run test check methods bench soak soak-kills soak-outage soak-half_open soak-fuzz lint types unit clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -45,8 +45,12 @@ methods: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(READY)
-	$(BIN)/python -m pytest tests/soak -q -s -p no:cacheprovider --timeout=36000
+# Each part by itself and within its own limit: `make -k soak` goes on where one fails, `make soak-kills` runs one.
+SOAK_LIMIT_S ?= 10800
+soak: soak-outage soak-half_open soak-fuzz soak-kills
+
+soak-%: $(READY)
+	timeout $(SOAK_LIMIT_S) $(BIN)/python -m pytest tests/soak/test_$*.py -q -s -p no:cacheprovider --timeout=$(SOAK_LIMIT_S)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -14,7 +14,7 @@ from itertools import pairwise
 from dicom_node.header import InstanceHeader
 from dicom_node.routing import SeriesFacts, StudyFacts
 
-BROKEN_OFF = "the association that brought its newest images ended without a release"
+BROKEN_OFF = "the last association of its sender ended without a release"
 FEWEST_NUMBERS = 3
 """Instance Numbers that make a numbering: of two nobody can say what step they keep."""
 

@@ -105,7 +105,8 @@ class GuardedSocket(AssociationSocket):
             return True
         if self.socket is not None:
             with suppress(OSError, ValueError):  # closed meanwhile: the look below tells
-                self._wait(select.POLLIN, self.patience_s)
+                if self._wait(select.POLLIN, self.patience_s) == select.POLLIN:
+                    return self._is_data()
         return bool(super().ready) and self._is_data()
 
     def _is_data(self) -> bool:
@@ -292,13 +293,15 @@ class GuardedSocket(AssociationSocket):
         self.note(Ended.SLOW)
         return TimeoutError("PDU not complete at its deadline")
 
-    def _wait(self, what: int, seconds: float) -> None:
+    def _wait(self, what: int, seconds: float) -> int:
+        """The events that came (poll(2)); 0 where none came in time."""
         sock = self.socket
         if sock is None or sock.fileno() < 0:
             raise ConnectionAbortedError("closed meanwhile")
         poller = select.poll()
         poller.register(sock, what)
-        poller.poll(max(0.0, seconds) * 1000)
+        found = poller.poll(max(0.0, seconds) * 1000)
+        return found[0][1] if found else 0
 
 
 _ABORT = b"\x07"

@@ -10,10 +10,12 @@ import hashlib
 import re
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import partial
+from operator import attrgetter
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -141,7 +143,7 @@ class Examined:
             size=self.size,
             digest=self.digest,
             pixel_digest=self.pixel_digest,
-            header={name: getattr(header, name) for name in _HEADER_FIELDS},
+            header=dict(zip(_HEADER_FIELDS, _HEADER_VALUES(header), strict=True)),
             passive=self.passive or own,
             own=own,
         )
@@ -156,7 +158,10 @@ _TEXT_KEYWORDS = (  # noqa: SIM905
     "FrameOfReferenceUID NumberOfStudyRelatedInstances NumberOfSeriesRelatedInstances NumberOfFrames PixelSpacing"
 ).split()
 _TEXTS: dict[str, int] = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in _TEXT_KEYWORDS}
+_NAMING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_READ = tuple((keyword, tag, keyword.endswith("UID")) for keyword, tag in _TEXTS.items())
 _HEADER_FIELDS = tuple(field.name for field in fields(InstanceHeader))  # `as_json` copies deeply: 0.3 ms an instance
+_HEADER_VALUES = attrgetter(*_HEADER_FIELDS)
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
 _PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)  # Pixel Data, Float Pixel Data, Double Float Pixel Data
 _WANTED = frozenset((*_TEXTS.values(), _ROWS, _COLUMNS, *_PIXEL_DATA))
@@ -177,42 +182,56 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def examine(data: Buffer, command: Command, digest: hashlib._Hash | None = None) -> Examined:
+def examine(
+    data: Buffer, command: Command, digest: hashlib._Hash | None = None, digest_of: Callable[[Span], str] | None = None
+) -> Examined:
     """The facts of a received data set (without file meta information). Raises Refused; never anything else.
 
-    `digest` is the SHA-256 over the whole of `data`, where the caller has it already.
+    `digest` is the SHA-256 over the whole of `data`, where the caller has it already. `digest_of` gives that of a part of `data`
+    (hex), where the caller has a leaner way to it than through `data`.
     """
     check_command(command.sop_class_uid, command.sop_instance_uid)
+    if digest is None:
+        with memoryview(data) as whole:
+            digest = hashlib.sha256(whole)
     if command.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         with _inflated(data) as plain:
-            return _examined(data, plain, EXPLICIT_LITTLE, command, digest)
-    return _examined(data, data, _CODINGS.get(command.transfer_syntax_uid, EXPLICIT_LITTLE), command, digest)
+            return _examined(plain, EXPLICIT_LITTLE, command, len(data), digest, partial(_digest_of, plain))
+    coding = _CODINGS.get(command.transfer_syntax_uid, EXPLICIT_LITTLE)
+    return _examined(data, coding, command, len(data), digest, digest_of or partial(_digest_of, data))
 
 
-def _examined(data: Buffer, plain: Buffer, coding: Coding, command: Command, digest: hashlib._Hash | None) -> Examined:
-    """The facts in the `plain` bytes of the data set that was received as `data`."""
+def _examined(
+    plain: Buffer,
+    coding: Coding,
+    command: Command,
+    size: int,
+    digest: hashlib._Hash,
+    digest_of: Callable[[Span], str],
+) -> Examined:
+    """The facts in the `plain` bytes of a data set of which `size` and `digest` are as received."""
     try:
         found = scan(plain, coding, _WANTED)
     except Malformed as error:
         raise Refused(Status.CANNOT_UNDERSTAND, f"not a data set: {error}") from None
     except TooManyElements as error:
         raise Refused(Status.OUT_OF_RESOURCES, f"object exceeds limit: {error}") from None
+    if coding.explicit:
+        _check_vr_of_uids(plain, found)
     values = _values(plain, found)
     _check_uids(values, command)
     header = _header(values, _unsigned(plain, found, _ROWS, coding), _unsigned(plain, found, _COLUMNS, coding), found)
     own_equipment = header.manufacturer == OWN_MANUFACTURER and header.manufacturer_model_name == OWN_MANUFACTURER
-    if digest is None:
-        with memoryview(data) as whole:
-            digest = hashlib.sha256(whole)
+    pixels = next((found[tag] for tag in _PIXEL_DATA if tag in found), None)
     return Examined(
         command=command,
         study_instance_uid=values["StudyInstanceUID"],
         series_instance_uid=values["SeriesInstanceUID"],
         identity=_identity(values),
         header=header,
-        size=len(data),
+        size=size,
         digest=digest.hexdigest(),
-        pixel_digest=_pixel_digest(plain, found),
+        pixel_digest=None if pixels is None else digest_of(pixels),
         passive=own_equipment or command.sop_class_uid not in IMAGE_STORAGE_CLASSES,
         own_equipment=own_equipment,
     )
@@ -256,18 +275,32 @@ def _values(data: Buffer, found: dict[int, Span]) -> dict[str, str]:
     """Every wanted text element, decoded; empty where absent."""
     values = dict.fromkeys(_TEXTS, "")
     codecs: tuple[str, ...] = ("ascii",)
-    for keyword, tag in _TEXTS.items():
-        span = found.get(tag)
-        if span is None:
-            continue
-        start, stop = span
-        raw = bytes(data[start : min(stop, start + text.MAXIMUM_VALUE_BYTES)])
-        values[keyword] = text.uid(raw) if keyword.endswith("UID") else text.text(raw, codecs)
-        if keyword == "SpecificCharacterSet":
-            if b"\0" in raw.rstrip(b"\0 "):  # no reader of DICOM files gets past it
-                raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: Specific Character Set holds a NUL")
-            codecs = text.encodings(values[keyword])
+    with memoryview(data) as whole:
+        for keyword, tag, is_a_uid in _READ:
+            span = found.get(tag)
+            if span is None:
+                continue
+            start, stop = span
+            raw = bytes(whole[start : min(stop, start + text.MAXIMUM_VALUE_BYTES)])
+            values[keyword] = text.uid(raw) if is_a_uid else text.text(raw, codecs)
+            if keyword == "SpecificCharacterSet":
+                if b"\0" in raw.rstrip(b"\0 "):  # no reader of DICOM files gets past it
+                    raise Refused(Status.CANNOT_UNDERSTAND, "not a data set: Specific Character Set holds a NUL")
+                codecs = text.encodings(values[keyword])
     return values
+
+
+def _check_vr_of_uids(data: Buffer, found: dict[int, Span]) -> None:
+    """Raise Refused where a UID that names the object says that it is something else: readers would take it for that."""
+    for keyword in _NAMING:
+        span = found.get(_TEXTS[keyword])
+        if span is not None and bytes(data[span.start - 4 : span.start - 2]) != b"UI" and not _is_unknown(data, span):
+            raise Refused(Status.CANNOT_UNDERSTAND, f"not a data set: {keyword} is not of VR UI")
+
+
+def _is_unknown(data: Buffer, span: Span) -> bool:
+    """True for VR UN, as which a sender may pass on what it does not know (PS3.5 6.2.2)."""
+    return bytes(data[span.start - 8 : span.start - 6]) == b"UN"
 
 
 def _check_uids(values: dict[str, str], command: Command) -> None:
@@ -288,13 +321,9 @@ def _unsigned(data: Buffer, found: dict[int, Span], tag: int, coding: Coding) ->
     return int.from_bytes(data[span.start : span.stop], "big" if coding is EXPLICIT_BIG else "little")
 
 
-def _pixel_digest(data: Buffer, found: dict[int, Span]) -> str | None:
-    for tag in _PIXEL_DATA:
-        if tag in found:
-            start, stop = found[tag]
-            with memoryview(data) as whole, whole[start:stop] as value:
-                return hashlib.sha256(value).hexdigest()
-    return None
+def _digest_of(data: Buffer, span: Span) -> str:
+    with memoryview(data) as whole, whole[span.start : span.stop] as value:
+        return hashlib.sha256(value).hexdigest()
 
 
 def _identity(values: dict[str, str]) -> Identity:

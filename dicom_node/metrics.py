@@ -50,43 +50,43 @@ def listener_file(settings: Settings, number: int = 0) -> Path:
 
 
 class ListenerMetrics:
-    """What the listener counts while it runs. Labels are fixed words or status codes, never a peer's words."""
+    """What a door, the listener or STOW-RS in, counts. Labels are fixed words or status codes, never a peer's words."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: str = "listener") -> None:
         self.registry = CollectorRegistry()
         self._associations = Counter(
-            "fovea_listener_associations",
-            "Associations by how they ended",
+            f"fovea_{door}_associations",
+            "Associations, or requests, by how they ended",
             ["outcome"],
             registry=self.registry,
         )
         self._connections = Counter(
-            "fovea_listener_connections_ended",
+            f"fovea_{door}_connections_ended",
             "Connections that the listener ended for what they sent, or did not send",
             ["reason"],
             registry=self.registry,
         )
-        self._open = Gauge("fovea_listener_open_associations", "Associations open now", registry=self.registry)
+        self._open = Gauge(f"fovea_{door}_open_associations", "Associations, or requests, open now", registry=self.registry)
         self._strangers = Counter(
-            "fovea_listener_strangers",
+            f"fovea_{door}_strangers",
             "Connections and associations that were not let in, by what they did",
             ["what"],
             registry=self.registry,
         )
         self._answers = Counter(
-            "fovea_listener_answers",
-            "C-STORE requests by status answered",
+            f"fovea_{door}_answers",
+            "Objects by status answered",
             ["status"],
             registry=self.registry,
         )
-        self._bytes = Counter("fovea_listener_received_bytes", "Bytes received and kept", registry=self.registry)
+        self._bytes = Counter(f"fovea_{door}_received_bytes", "Bytes received and kept", registry=self.registry)
         self._seconds = Histogram(
-            "fovea_listener_store_seconds",
-            "From the last byte of a C-STORE request to its answer",
+            f"fovea_{door}_store_seconds",
+            "From the last byte of an object to its answer",
             buckets=_STORE_SECONDS,
             registry=self.registry,
         )
-        self._saved = Gauge("fovea_listener_saved_timestamp_seconds", "When these counters were saved", registry=self.registry)
+        self._saved = Gauge(f"fovea_{door}_saved_timestamp_seconds", "When these counters were saved", registry=self.registry)
 
     def association_opened(self) -> None:
         """Count an accepted association."""
@@ -153,15 +153,16 @@ class NodeCollector(Collector):
         return float(psutil.disk_usage(str(folder)).free) if folder.exists() else 0.0
 
 
-def exposition(settings: Settings, database: Database) -> tuple[bytes, str]:
-    """The text of `/metrics` and its content type: database, this process, the listener's counters."""
+def exposition(settings: Settings, database: Database, stow: ListenerMetrics | None = None) -> tuple[bytes, str]:
+    """The text of `/metrics` and its content type: database, this process, the counters of the listeners and of STOW-RS in."""
     registry = CollectorRegistry()
     registry.register(NodeCollector(settings, database))
     _ProcessCollector(registry=registry)
     saved = _saved_by_listeners([listener_file(settings, number) for number in range(settings.receive.listeners)])
     up = Gauge("fovea_listener_up", "1 where the listener saved its counters lately", registry=registry)
     up.set(1 if saved else 0)
-    return generate_latest(registry) + saved, CONTENT_TYPE_LATEST
+    here = b"" if stow is None else generate_latest(stow.registry)
+    return generate_latest(registry) + saved + here, CONTENT_TYPE_LATEST
 
 
 def _reading(database: Database) -> AbstractContextManager[Session]:

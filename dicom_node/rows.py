@@ -10,7 +10,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from sqlalchemy.orm import Session
 
 from dicom_node.intake import Examined
+from dicom_node.promise import Promise
 from storage.database import Database, Transaction
 from storage.known import KnownStudies
 from storage.reception import Receipt, files_to_delete, is_own_result, kept_path, mark_lost, record
@@ -61,14 +61,22 @@ class Arrived:
     path: str
     source: Numbered
     at: datetime
-    synced: Future[None]
+    synced: Promise[None]
 
 
 @dataclass(slots=True)
 class _Work(Generic[T]):
     key: str
     do: Callable[[Transaction], T]
-    answer: Future[T] = field(default_factory=Future)
+    answer: Promise[T] = field(default_factory=Promise)
+    is_posted: bool = False
+    """True where nobody waits for the answer."""
+
+    def fail(self, error: Exception, log: Any) -> None:
+        """It is not done."""
+        self.answer.fail(error)
+        if self.is_posted:
+            log.error("event not written", error=type(error).__name__)
 
 
 class RowWriter:
@@ -103,7 +111,7 @@ class RowWriter:
         """
         return self.submit(key, do).result()
 
-    def submit(self, key: str, do: Callable[[Session], T]) -> Future[T]:
+    def submit(self, key: str, do: Callable[[Session], T]) -> Promise[T]:
         """As `call`, without waiting."""
         return self._put(key, lambda transaction: do(transaction.session))
 
@@ -112,13 +120,13 @@ class RowWriter:
         if self._waiting.qsize() >= MAXIMUM_POSTED:
             self.dropped += 1
             return
-        self.submit("", do).add_done_callback(self._log_failure)
+        self._waiting.put(_Work("", lambda transaction: do(transaction.session), is_posted=True))
 
-    def record(self, arrived: Arrived) -> Future[Recorded]:
+    def record(self, arrived: Arrived) -> Promise[Recorded]:
         """Record a received object; the same errors as `call`, or what `arrived.synced` failed with."""
         return self._put(arrived.examined.study_instance_uid, lambda transaction: self._record(transaction, arrived))
 
-    def _put(self, key: str, do: Callable[[Transaction], T]) -> Future[T]:
+    def _put(self, key: str, do: Callable[[Transaction], T]) -> Promise[T]:
         work = _Work(key, do)
         self._waiting.put(work)
         return work.answer
@@ -128,7 +136,7 @@ class RowWriter:
         number = source.association_id
         if number is not None and not examined.passive:
             received = examined.received(arrived.path, own=False)
-            if self._known.take(transaction.connection, number, received, peer=source.peer, at=arrived.at):
+            if self._known.take(transaction, number, received, peer=source.peer, at=arrived.at):
                 return Recorded(Receipt.NEW, may_precede_sync=True)
         session = transaction.session
         uid = examined.command.sop_instance_uid
@@ -143,11 +151,6 @@ class RowWriter:
         self._known.learn(transaction.connection, received)
         arrived.synced.result()  # it may replace another file, or carry a decision: not before it is on the disk
         return Recorded(receipt, may_precede_sync=False)
-
-    def _log_failure(self, answer: Future[Any]) -> None:
-        error = answer.exception()
-        if error is not None:
-            self._log.error("event not written", error=type(error).__name__)
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -183,7 +186,7 @@ class RowWriter:
             else:
                 self.is_failing = True
                 for work in batch:
-                    work.answer.set_exception(error)
+                    work.fail(error, self._log)
             return
         self.is_failing = False
         superfluous: list[str] = []
@@ -192,7 +195,7 @@ class RowWriter:
                 source.association_id = number
             superfluous = files_to_delete(transaction.session)
         for work, result in zip(batch, results, strict=True):
-            work.answer.set_result(result)
+            work.answer.tell(result)
         self._delete(superfluous)
 
     def _delete(self, paths: list[str]) -> None:

@@ -99,26 +99,39 @@ def scan(data: Buffer, coding: Coding, wanted: Collection[int]) -> dict[int, Spa
     """
     found: dict[int, Span] = {}
     end = len(data)
-    position = 0
-    elements = 0
+    position = count = start = stop = 0
+    unpack, last_header = coding.header.unpack_from, end - 8
     while position < end:
-        header = _element(data, position, end, coding)
-        tag = header.tag
-        if tag >> 16 < FIRST_GROUP:
-            raise Malformed(f"element {_name(tag)} does not belong in a stored data set")
-        if (header.vr == b"SQ" and header.length) or header.length == UNDEFINED:
-            stop, position, count = _compound(data, header, end, coding)
-            elements += count
+        group = number = length = 0
+        vr = b""
+        if coding.explicit and position <= last_header:
+            group, number, vr, length = unpack(data, position)
+            start = position + 8
+            stop = start + length
+        if vr in SHORT_VRS and stop <= end and not length & 1 and FIRST_GROUP <= group != DELIMITERS:  # nearly all
+            tag, count, position = group << 16 | number, count + 1, stop
         else:
-            position = stop = header.start + header.length
-        elements += 1
-        if elements > MAXIMUM_ELEMENTS:
+            tag, start, stop, position, inner = _unusual(data, position, end, coding)
+            count += inner + 1
+        if count > MAXIMUM_ELEMENTS:
             raise TooManyElements(f"more than {MAXIMUM_ELEMENTS} elements")
         if tag in wanted:
             if tag in found:
                 raise Malformed(f"element {_name(tag)} comes twice")
-            found[tag] = Span(header.start, stop)
+            found[tag] = Span(start, stop)
     return found
+
+
+def _unusual(data: Buffer, position: int, end: int, coding: Coding) -> tuple[int, int, int, int, int]:
+    """Any top-level element: tag, start and end of its value, where the next one begins, and the number of elements within."""
+    header = _element(data, position, end, coding)
+    if header.tag >> 16 < FIRST_GROUP:
+        raise Malformed(f"element {_name(header.tag)} does not belong in a stored data set")
+    if (header.vr == b"SQ" and header.length) or header.length == UNDEFINED:
+        stop, following, inner = _compound(data, header, end, coding)
+        return header.tag, header.start, stop, following, inner
+    stop = header.start + header.length
+    return header.tag, header.start, stop, stop, 0
 
 
 def elements(data: Buffer, position: int, coding: Coding, stop_at: int) -> Iterator[Element]:
@@ -181,9 +194,12 @@ def _compound(data: Buffer, header: _Header, end: int, coding: Coding) -> tuple[
 
 
 def _frame(header: _Header, end: int, coding: Coding) -> _Frame:
-    """How to read a sequence's items. An UN of undefined length is implicit little endian inside (PS3.5 6.2.2 note 2)."""
+    """How to read a sequence's items. An UN of undefined length is implicit little endian inside (PS3.5 6.2.2 note 2).
+
+    An element that is known to be no sequence has a length.
+    """
     is_open = header.length == UNDEFINED
-    if header.vr == b"UN":
+    if header.vr == b"UN" and (header.tag in SEQUENCE_TAGS or header.tag not in DicomDictionary):
         coding = IMPLICIT_LITTLE
     elif header.vr != b"SQ":
         raise Malformed(f"element {_name(header.tag)} has an undefined length")

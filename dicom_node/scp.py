@@ -15,13 +15,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 from sqlalchemy.orm import Session
 
 from dicom_node import commitment
 from dicom_node.admission import Admission, Caller, Rejection
-from dicom_node.ae import Acceptance, acceptor
+from dicom_node.ae import Acceptance, acceptor, calm_libraries
 from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.dimse import StoreDimse
 from dicom_node.guard import INVALID_PDU_PARAMETER, GuardedSocket, GuardedStateMachine, PduLimits, PendingConnections, shut
@@ -40,7 +39,7 @@ from dicom_node.watch import Watch
 from storage.database import Database, DatabaseBusy
 from storage.reception import close_association, close_interrupted, mark_unfinished, open_association
 from storage.reconcile import reconcile
-from storage.spool import Spool, SpoolError
+from storage.spool import Area, Spool, SpoolError
 
 MEGABYTE = 1024 * 1024
 PDU_MARGIN_BYTES = 1024
@@ -119,7 +118,8 @@ class Listener:
                 unfinished += mark_unfinished(session, self._spool, name)
                 interrupted += close_interrupted(session, name, self._now())
         removed = self._spool.remove_temporaries()
-        pynetdicom_config.LOG_HANDLER_LEVEL = "none"  # its own handlers spell out every message; events and rows tell more
+        self._spool.make_folders(Area.INSTANCES)  # not while the first objects wait for it
+        calm_libraries()
         self._rows.start()
         self._commitments.start()
         node = self._settings.node

@@ -51,7 +51,7 @@ def settle_study(site: Site, session: Session, study: Study, *, at: datetime) ->
     if study.forced and waiting:
         _wait_on(session, study, waiting, at=at)
         return False
-    found = shortfalls(facts, own_results=ledger.own_results(session, study), interrupted=study.interrupted)
+    found = shortfalls(facts, own_results=ledger.own_results(session, study), interrupted=study.interrupted_by is not None)
     study.incomplete = "; ".join(found) or None
     study.waits = False
     how = "closed by force at its maximum age" if study.forced else f"quiet for {study.quiet_s:.0f} s"

@@ -14,27 +14,30 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from dicom_node.ae import IMPLEMENTATION_CLASS_UID, implementation_version_name
+from dicom_node.folders import FolderSyncs
 from dicom_node.intake import Command, Examined, Refused, Status, check_command, examine, is_uid
 from dicom_node.metrics import ListenerMetrics
+from dicom_node.promise import Promise
 from dicom_node.rows import Arrived, RowWriter, association_number
-from dicom_node.scan import Buffer
+from dicom_node.scan import Buffer, Span
 from storage.database import CommitUnknown, DatabaseBusy
 from storage.events import EventKind, EventOutcome, append
 from storage.models import JsonObject, Rejected
 from storage.reception import OTHER_CONTENT, Receipt, mark_lost
-from storage.spool import Area, NoRoom, Spool, SpoolError, SpoolFile, sync_folder
+from storage.spool import Area, NoRoom, Spool, SpoolError, SpoolFile
 
-HELD_IN_MEMORY_BYTES = 4 * 1024 * 1024
-"""Up to this size an object stays in memory until it is checked: most images, and 32 of them at once are 128 MB."""
+HELD_IN_MEMORY_BYTES = 1024 * 1024
+"""Up to this size an object stays in memory until it is checked: most images, and 32 of them at once are 32 MB."""
+_PIECE_BYTES = 256 * 1024
 META_HEAD_BYTES = 128 + 4 + 12
 """Preamble, prefix and File Meta Information Group Length (0002,0000)."""
 PROCESSING_FAILURE = 0x0110
@@ -93,7 +96,7 @@ class StoreService:
         self._metrics = metrics
         self._now = now
         self._version_name = implementation_version_name()
-        self._syncs = ThreadPoolExecutor(maximum_at_once, "folder sync")
+        self._syncs = FolderSyncs(maximum_at_once)
         self._lock = threading.Lock()
         self.statuses: Counter[int] = Counter()
         """How often each status was answered since start."""
@@ -130,10 +133,9 @@ class StoreService:
             raise Refused(Status.DOES_NOT_MATCH, "Study Instance UID is not that of the request", offending=0x0020000D)
         with self._file(incoming) as file:
             path = file.place(Area.INSTANCES, incoming.command.sop_instance_uid)
-            receipt = self._durable(file, Arrived(examined, path, incoming.source, self._now(), Future()))
+            receipt = self._durable(file, Arrived(examined, path, incoming.source, self._now(), Promise()))
         if receipt is Receipt.REPEATED:
             incoming.source.repeated[examined.study_instance_uid] += 1
-        self._log.debug("instance stored", sop_instance_uid=incoming.command.sop_instance_uid, receipt=receipt.value)
         if receipt is Receipt.REJECTED:
             return Answer(Status.DOES_NOT_MATCH, OTHER_CONTENT[:64], 0x00080018)
         return Answer(Status.SUCCESS)
@@ -144,12 +146,13 @@ class StoreService:
             return examine(incoming.held, incoming.command, incoming.digest)
         offset = incoming.file.size - incoming.size
         with (
-            incoming.file.path.open("rb") as file,
+            incoming.file.path.open("rb", buffering=0) as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped) as whole,
             whole[offset:] as data_set,
         ):
-            return examine(data_set, incoming.command, incoming.digest)
+            # Through the map every page of it would count as the node's own memory
+            return examine(data_set, incoming.command, incoming.digest, lambda span: _digest_in(file, offset, span))
 
     def _file(self, incoming: Incoming) -> SpoolFile:
         """The object's temporary file, complete."""
@@ -169,13 +172,13 @@ class StoreService:
         Raises where one of them failed; nothing of the object is left then, except after CommitUnknown: the row may be there, the
         file must stay, and the next start decides.
         """
-        folder = self._syncs.submit(sync_folder, file.path.parent)
+        folder = self._syncs.sync(file.folder)
         row = self._rows.record(arrived)
         failure = self._synced(file, folder)
         if failure is None:
-            arrived.synced.set_result(None)
+            arrived.synced.tell(None)
         else:
-            arrived.synced.set_exception(failure)
+            arrived.synced.fail(failure)
         try:
             recorded = row.result()
         except CommitUnknown:
@@ -190,7 +193,7 @@ class StoreService:
             self._spool.sync(recorded.kept_path)  # another association may be at it just now
         return recorded.receipt
 
-    def _synced(self, file: SpoolFile, folder: Future[None]) -> NoRoom | SpoolError | None:
+    def _synced(self, file: SpoolFile, folder: Promise[None]) -> NoRoom | SpoolError | None:
         try:
             file.sync()
             folder.result()
@@ -257,7 +260,7 @@ class StoreService:
 
     def stop(self) -> None:
         """Let the threads go; nothing is stored afterwards."""
-        self._syncs.shutdown()
+        self._syncs.stop()
 
     def file_meta(self, command: Command, peer: str) -> bytes:
         """Preamble and file meta information (PS3.10 7.1), with the sender's AE title as Source Application Entity Title."""
@@ -366,6 +369,21 @@ def data_set_of(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(data_set_offset(file.read(META_HEAD_BYTES)))
         return file.read()
+
+
+def _digest_in(file: FileIO, offset: int, span: Span) -> str:
+    """SHA-256 (hex) of a part of the data set that begins at an offset of the file."""
+    digest = hashlib.sha256()
+    left = span.stop - span.start
+    piece = memoryview(bytearray(min(_PIECE_BYTES, left)))
+    file.seek(offset + span.start)
+    while left:
+        count = file.readinto(piece[: min(len(piece), left)])
+        if not count:
+            raise SpoolError("a temporary file ends too early")
+        digest.update(piece[:count])
+        left -= count
+    return digest.hexdigest()
 
 
 def _meta(element: int, vr: bytes, value: str) -> bytes:

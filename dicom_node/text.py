@@ -21,6 +21,7 @@ _MISSPELLED = (
     (re.compile(r"^ISO.IR.(\d+)$"), r"ISO_IR \1"),
     (re.compile(r"^ISO.2022.IR.(\d+)$"), r"ISO 2022 IR \1"),
 )
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 _INT32 = range(-(2**31), 2**31)
 
 
@@ -42,7 +43,9 @@ def text(value: bytes, codecs: Sequence[str] = ("ascii",)) -> str:
     value = value[:MAXIMUM_VALUE_BYTES]
     is_plain = value.isascii() and b"\x1b" not in value
     decoded = value.decode("ascii") if is_plain else _decoded(value, codecs)
-    return decoded.translate(_CONTROLS).strip()
+    if not (is_plain and decoded.isprintable()):
+        decoded = decoded.translate(_CONTROLS)
+    return decoded.strip()
 
 
 def uid(value: bytes) -> str:
@@ -66,28 +69,28 @@ def _decoded(value: bytes, codecs: Sequence[str]) -> str:
 
 def strings(value: str) -> tuple[str, ...]:
     """The values of a multi-valued text without padding; none for an empty one."""
-    return tuple(part.strip() for part in value.split("\\")) if value else ()
+    return tuple(map(str.strip, value.split("\\"))) if value else ()
 
 
 def decimals(value: str) -> tuple[float, ...] | None:
     """The numbers of a DS value; None where one is no finite number, or where there is none."""
     try:
-        numbers = tuple(float(part) for part in value.split("\\"))
+        numbers = tuple(map(float, value.split("\\")))
     except ValueError:
         return None
-    return numbers if all(math.isfinite(number) for number in numbers) else None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def decimal(value: str) -> float | None:
     """The first number of a DS value, or None."""
-    numbers = decimals(value)
+    numbers = decimals(value) if value else None
     return numbers[0] if numbers else None
 
 
 def integer(value: str) -> int | None:
     """The number of an IS value within 32 bits (PS3.5 6.2), or None."""
     first = value.split("\\", 1)[0].strip()
-    if not re.fullmatch(r"[+-]?[0-9]{1,12}", first):
+    if not _INTEGER.fullmatch(first):
         return None
     number = int(first)
     return number if number in _INT32 else None

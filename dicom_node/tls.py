@@ -9,12 +9,13 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dicom_node.certificates import fingerprint
-from dicom_node.settings import Destination, Peer
+from dicom_node.settings import Destination, Peer, Web
 from dicom_node.settings_audit import Audit
 from dicom_node.settings_doors import Tls
 
@@ -103,6 +104,34 @@ def server_context(settings: Tls) -> ssl.SSLContext:
     if settings.crl_file is not None:
         _load_authorities(context, settings.crl_file)
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
+def page_context(web: Web) -> ssl.SSLContext:
+    """What the web port offers to browsers and programs, who show tokens and no certificate. Raises TlsFilesError.
+
+    The files are read again when they change; new ones that do not fit together leave the former in use.
+    """
+    files = [path for path in (web.certificate_file, web.key_file) if path]
+    seen, current = _signature(files), _page_context(web)
+
+    def choose(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _first: ssl.SSLContext) -> None:
+        nonlocal seen, current
+        if (now := _signature(files)) != seen:
+            seen = now
+            with suppress(TlsFilesError):
+                current = _page_context(web)
+        connection.context = current
+
+    first = _page_context(web)
+    first.sni_callback = choose  # called in every handshake, whether the client names a host or not
+    return first
+
+
+def _page_context(web: Web) -> ssl.SSLContext:
+    context = _profile(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    _load(context, web.certificate_file, web.key_file, None)
     return context
 
 

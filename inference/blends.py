@@ -44,6 +44,22 @@ class Harmonised:
         return closed(departure.clamp(0, 1), self.closing)
 
 
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """Where an estimate departs so far from the image that it must be painted anew (AutoDDPM, arXiv 2305.19643)."""
+
+    least: float = 1.0
+    """Smoothed departure, in standardised units, from which on a pixel counts."""
+    sigma: float = 1.0
+    widened: int = 3
+    """Pixels of the square by which what counts is widened; odd."""
+
+    def where(self, x0_hat: Tensor, slices: Slices) -> Tensor:
+        """True where the estimate departs."""
+        far = smoothed((slices.image - x0_hat).abs(), self.sigma) >= self.least
+        return functional.max_pool2d(far.to(x0_hat), self.widened, stride=1, padding=self.widened // 2) > 0
+
+
 def smoothed(values: Tensor, sigma: float) -> Tensor:
     """values[batch, 1, row, column] under a Gaussian of `sigma` pixels, the rim repeated."""
     reach = round(3 * sigma)

@@ -24,6 +24,8 @@ from inference.networks import build
 from inference.postprocess import check_calibration, check_operating_point
 from inference.types import ModelIdentity
 
+_IMAGE_AXES = 4  # of the weights of a 2D convolution
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -187,9 +189,11 @@ def _ready(network: nn.Module, folder: Path, card: ModelCard, name: str, device:
         network.load_state_dict(floats)
     except RuntimeError as error:
         raise BundleError(f"{folder / name}: does not fit the network of the card: {error}") from error
+    network.eval().to(device)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if parameter.dim() == _IMAGE_AXES:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return network
 
 

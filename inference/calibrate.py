@@ -28,6 +28,7 @@ from inference.phantom.heads import Lesions, SyntheticHead, head_from_atlas
 from inference.phantom.tissues import Atlas, read_label_map
 from inference.postprocess import PostProcessor
 from inference.preprocess import UNIT, stretch_of, stretched
+from inference.recipes.recipe import Unit
 from inference.restoration import Setting, restore
 
 log = structlog.get_logger()
@@ -136,7 +137,9 @@ def calibrate_recipe(
     atlases = atlases or [analytic_atlas(seed) for seed in (2001, 2002)[:heads]]
     volumes = [head_volume(head) for head in healthy_heads(atlases, max(1, heads // len(atlases)), seed=9000)]
     healthy = [raw_head(localizer, volume) for volume in volumes]
-    references = np.zeros(0, np.float32) if gathered.kept is None else real_reference(localizer, gathered.kept)
+    alone = localizer.recipe.unit is Unit.SLICES  # the real slices have no neighbours
+    kept = gathered.kept if alone else None
+    references = np.zeros(0, np.float32) if kept is None else real_reference(localizer, kept)
     patients = development_heads(localizer, iter(gathered.development))
     table = reference_table(localizer.recipe.postprocessor, healthy, references, REFERENCE_WORDS)
     point = operating_point(table, healthy, patients, rule_words(f"{len(patients)} patients kept out of training", patients))

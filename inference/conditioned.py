@@ -1,7 +1,7 @@
 """Networks that make a mask beside an image, with more than the image as a further channel.
 
-Both halves are MONAI's: the U-Net that finds the noise of the mask, and a second encoder (a ControlNet, Zhang et al. 2023, arXiv
-2302.05543) that looks at image and mask together and adds what it sees to every level of the first.
+All are MONAI's: U-Nets that find the noise of the mask, of a slice or of a volume, and a second encoder (a ControlNet, Zhang et
+al. 2023, arXiv 2302.05543) that looks at image and mask together and adds what it sees to every level of the first.
 """
 
 from __future__ import annotations
@@ -68,6 +68,38 @@ class DynamicUnet(nn.Module):
         beside, middle = self.encoder(self.filter(mask), time, image)
         answer = self.unet(mask, time, down_block_additional_residuals=tuple(beside), mid_block_additional_residual=middle)
         return nn.functional.pixel_shuffle(answer, self.stem)
+
+
+class VolumeUnet(nn.Module):
+    """forward(given[B, 1 + C, D, H, W], level[B]) -> [B, 1, D, H, W]: the noise in the mask of a volume or of a crop of one.
+
+    The stem folds rows and columns, not slices, which lie further apart; slices are padded to what the U-Net can halve. On a CPU
+    it stays with float32: there torch 2.13 gets the gradient of a bfloat16 3D convolution wrong where little is left to halve
+    (at 2 x 4 x 4 voxels the gradient of the weights is not finite).
+    """
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        super().__init__()
+        self.stem = whole(config, "stem")
+        area, channels = self.stem**2, wholes(config, "channels")
+        self.halved = 2 ** (len(channels) - 1)
+        self.unet = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=area * whole(config, "in_channels"),
+            out_channels=area,
+            num_res_blocks=whole(config, "res_blocks"),
+            channels=channels,
+            attention_levels=[False] * len(channels),
+            norm_num_groups=whole(config, "norm_groups"),
+        )
+
+    def forward(self, given: Tensor, level: Tensor) -> Tensor:
+        depth = given.shape[2]
+        padded = nn.functional.pad(given, (0, 0, 0, 0, 0, -depth % self.halved), mode="replicate")
+        packed = nn.functional.pixel_unshuffle(padded.transpose(1, 2), self.stem).transpose(1, 2)
+        with torch.autocast("cpu", enabled=False):
+            answer = self.unet(packed.contiguous(), level * _TIMESTEPS)
+        return nn.functional.pixel_shuffle(answer.transpose(1, 2), self.stem).transpose(1, 2)[:, :, :depth]
 
 
 def _wake(module: nn.Module) -> None:

@@ -96,3 +96,16 @@ class Inversion:
         for t, s in self.pairs:
             x = self.step.move(x, self.denoiser.estimate(x, t, slices), t, s, slices)
         return x
+
+
+@dataclass(frozen=True, slots=True)
+class InTurn:
+    """Several corruptors, each on what the one before it left."""
+
+    of: tuple[Corruptor, ...]
+
+    def corrupt(self, x: Tensor, level: Level, slices: Slices) -> Tensor:
+        """x after all of them."""
+        for corruptor in self.of:
+            x = corruptor.corrupt(x, level, slices)
+        return x

@@ -27,6 +27,9 @@ Shape = tuple[str, tuple[tuple[tuple[int, ...], torch.dtype], ...], bool]
 derived by the input (as guidance by a classifier does), which costs a pass backwards."""
 
 
+_VOLUME_AXES = 4
+
+
 class Meter:
     """Counts, while it is entered, what the named networks are asked; `cost` says it afterwards."""
 
@@ -55,7 +58,7 @@ class Meter:
         """What was spent while entered. Memory is the peak of the process, on a GPU that of the device."""
         flop = sum(count * self._operations(shape) for shape, count in self._slices.items())
         return Cost(
-            network_evaluations=sum(self._slices.values()),
+            network_evaluations=sum(count * _slices_in(shape) for shape, count in self._slices.items()),
             gflop=flop / 1e9,
             seconds=self._seconds,
             peak_memory_mb=_peak_memory_mb(self._device),
@@ -83,6 +86,12 @@ class Meter:
                     torch.autograd.grad(answer.sum(), given[0])
             self._known[shape] = int(counter.get_total_flops())
         return self._known[shape]
+
+
+def _slices_in(shape: Shape) -> int:
+    """How many slices one of what the network was given holds: as many as a volume [channel, slice, row, column] is deep."""
+    first, _ = shape[1][0]
+    return first[1] if len(first) == _VOLUME_AXES else 1
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -117,6 +117,8 @@ def _told(value: object, depth: int) -> list[str]:
         name = "  " * (depth + 1) + one.name.replace("_", " ")
         if is_dataclass(given) and not isinstance(given, type):
             lines += [name + ":", *_told(given, depth + 2)]
+        elif isinstance(given, tuple) and given and is_dataclass(given[0]):
+            lines += [name + ":", *(line for item in given for line in _told(item, depth + 2))]
         elif given is not None and given != ():
             lines.append(f"{name}: {_word(given)}")
     return lines

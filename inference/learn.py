@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -27,13 +27,13 @@ from inference.card import BRAIN, ModelCard, NetworkCard
 from inference.domain import LEAST_STUDIES
 from inference.fit import FitPlan, Progress, Told, fall_of, fit, mean_weights, supports_bf16
 from inference.localizer import RecipeLocalizer, load_localizer
-from inference.material import Gathered, Origins, draw, gather, write_audit
+from inference.material import Gathered, Origins, draw, draw_study, gather, write_audit
 from inference.model_card import model_card_text
 from inference.networks import build
 from inference.objectives import LossOfExamples, Trained
 from inference.phantom.banks import Bank
 from inference.publish import INTENDED_USE, NOT_MEASURED, VALIDITY
-from inference.recipes.recipe import Recipe, Stage, plain
+from inference.recipes.recipe import Recipe, Stage, Unit, plain
 from inference.samples import write_samples
 
 log = structlog.get_logger()
@@ -172,7 +172,7 @@ def _train_stage(
     """Steps, seconds and the fall of the loss of one stage; its networks are left trained and at rest."""
     bank = material.banks[stage.material]
     loss_of = stage.objective.begin(recipe.training.grid, run.seed)
-    step = Step(loss_of, bank, stage.batch, networks)
+    step = Step(loss_of, bank, stage.batch, networks, recipe.unit)
     trained = nn.ModuleDict({name: networks[name] for name in stage.trains})
     checkpoint = run.work / f"stage-{digest[:16]}.ckpt"
     steps = _steps(run.budget, share, trained, step, checkpoint.with_suffix(".json"))
@@ -220,10 +220,12 @@ class Step:
     bank: Bank
     batch: int
     networks: Trained
+    unit: Unit = Unit.SLICES
 
     def __call__(self, network: nn.Module, generator: torch.Generator) -> Tensor:
         """The loss of a batch drawn from the bank."""
-        examples = draw(self.bank, self.batch, generator)
+        volume = self.unit is Unit.VOLUME
+        examples = draw_study(self.bank, generator) if volume else draw(self.bank, self.batch, generator)
         device = next(network.parameters()).device
         return self.loss_of(self.networks, examples.to(device), generator)
 
@@ -239,7 +241,7 @@ def _steps(budget: Budget, share: float, trained: nn.ModuleDict, step: Step, not
         if known["seconds"] == seconds:
             return int(known["steps"])
     copies = deepcopy(dict(step.networks))
-    one = Step(step.loss_of, step.bank, step.batch, copies)
+    one = replace(step, networks=copies)
     copy = nn.ModuleDict({name: copies[name] for name in trained})
     started = budget.clock()
     for number in range(1 + _TIMED_STEPS):

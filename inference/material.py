@@ -169,10 +169,23 @@ def write_audit(suspects: Sequence[Suspect], path: Path) -> None:
 def draw(bank: Bank, count: int, generator: torch.Generator) -> Examples:
     """Random slices: mirrored half of the time, a little brighter or darker, the brain's rim worn as a mask network's is."""
     index = torch.randint(0, len(bank.image), (count,), generator=generator).sort().values.numpy()
+    return _examples(bank, index, count, generator)
+
+
+def draw_study(bank: Bank, generator: torch.Generator) -> Examples:
+    """All slices of a random study in their order, with one look; ValueError where the bank does not know them."""
+    if not bank.runs:
+        raise ValueError("a method of volumes needs studies, these slices have no neighbours")
+    number = int(torch.randint(0, len(bank.runs), (1,), generator=generator).item())
+    first = sum(bank.runs[:number])
+    return _examples(bank, np.arange(first, first + bank.runs[number]), 1, generator)
+
+
+def _examples(bank: Bank, index: NDArray[np.int64], looks: int, generator: torch.Generator) -> Examples:
     image, brain, white = (_tensor(part[index]) for part in (bank.image, bank.brain, bank.white))
     lesion = torch.zeros_like(image) if bank.lesion is None else _tensor(bank.lesion[index])
     brain, white, lesion = _worn(brain / 255, generator), white / 255, lesion / 255
-    gain = torch.exp(0.05 * torch.randn(count, 1, 1, 1, generator=generator))
+    gain = torch.exp(0.05 * torch.randn(looks, 1, 1, 1, generator=generator))
     inside = (brain > 0.5).float()
     image = torch.where(inside > 0, (image + UNIT) * gain - UNIT, torch.full_like(image, -UNIT))
     parts = [image, inside, white, (lesion > 0.5).float()]
@@ -212,7 +225,10 @@ def _labelled_slices(study: Study, grid: GridPlan, outline: ModelCard, mask: Bra
     assert study.lesion is not None
     marked = prepared.from_source(study.lesion.astype(np.float32), order=1)
     levels, shape = levels_with_brain(prepared), (grid.rows, grid.columns)
-    return [] if not levels else [as_bank(prepared.images[levels], prepared.brain[levels], shape, marked[levels] > 0.5)]
+    if not levels:
+        return []
+    bank = as_bank(prepared.images[levels], prepared.brain[levels], shape, marked[levels] > 0.5)
+    return [replace(bank, runs=(len(levels),))]
 
 
 def _few(labelled: Bank, seed: int) -> Bank:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from inference.arguments import number as _number
 from inference.arguments import whole as _whole
 from inference.arguments import wholes as _wholes
-from inference.conditioned import DynamicUnet
+from inference.conditioned import DynamicUnet, VolumeUnet
+from inference.contexts import ContextBank
+from inference.film import ContextRestorer
 
 RESTORER: dict[str, int | float | str | list[int] | list[bool]] = {
     "stem": 2,
@@ -46,7 +48,7 @@ class Restorer(nn.Module):
     """forward(image[B, C, H, W], severity[B] in 0..1) -> the healthy estimate [B, 1, H, W]; H and W multiples of `multiple`.
 
     With `evidence` 1 a second channel follows: the logit of a pixel being part of an anomaly, which the same network learns
-    from the outlines of the anomalies it restores.
+    from the outlines of the anomalies it restores. The estimate is a change of the first channel, or of channel `change_of`.
     """
 
     def __init__(self, config: Mapping[str, object]) -> None:
@@ -54,6 +56,7 @@ class Restorer(nn.Module):
         self.stem = _whole(config, "stem")
         self.multiple = _whole(config, "multiple")
         self.evidence = _whole(config, "evidence") if "evidence" in config else 0
+        self.change_of = _whole(config, "change_of") if "change_of" in config else 0
         area = self.stem**2
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
@@ -69,7 +72,7 @@ class Restorer(nn.Module):
     def forward(self, image: Tensor, severity: Tensor) -> Tensor:
         packed = nn.functional.pixel_unshuffle(image, self.stem)
         answer = nn.functional.pixel_shuffle(self.unet(packed, severity * _TIMESTEPS), self.stem).to(image.dtype)
-        healthy = image[:, :1] + answer[:, :1]
+        healthy = image[:, self.change_of, None] + answer[:, :1]
         return torch.cat([healthy, answer[:, 1:]], 1) if self.evidence else healthy
 
 
@@ -193,6 +196,9 @@ KINDS: Mapping[str, Callable[[Mapping[str, object]], nn.Module]] = MappingProxyT
         "brain": BrainNet,
         "unet": Unet,
         "dynamic_unet": DynamicUnet,
+        "volume_unet": VolumeUnet,
+        "context_restorer": ContextRestorer,
+        "context_bank": ContextBank,
         "noisy_classifier": NoisyClassifier,
         "autoencoder": Autoencoder,
         "pixel_heads": PixelHeads,

@@ -8,7 +8,7 @@ answers with the loss of a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from inference.bernoulli import Flipped, keep, posterior, unflipped
 from inference.corruptors import Corruptor, Noised
-from inference.denoisers import Beside, Features
+from inference.denoisers import Beside, Features, the_image
 from inference.phantom.lesions import AnomalyPainter, Corruption
 from inference.slices import Slices, from_generator
 
@@ -181,6 +181,35 @@ class RemoveAnomalies:
             weight = examples.brain * (1 + 4 * (shown.amount > 0.1))
             restored = _absolute_error(answer[:, :1], shown.target, weight)
             return restored if answer.shape[1] == 1 else restored + outline_loss(answer[:, 1:], shown, examples.brain > 0.5)
+
+        return loss
+
+
+@dataclass(frozen=True, slots=True)
+class RepairPainted:
+    """The healthy slice at any level of its way to noise, or to the painted one, which stands beside (Baugh et al. 2024).
+
+    The slices' own image is the painted one; what is corrupted and found again is the healthy slice behind it.
+    """
+
+    corruptor: Corruptor
+    network: str = "restorer"
+    beside: Beside = the_image
+    levels: tuple[float, float] = (0.001, 1.0)
+
+    def begin(self, grid: GridPlan, seed: int) -> LossOfExamples:
+        """The mean absolute error inside the brain, the anomaly weighted five times."""
+        painter = AnomalyPainter((grid.rows, grid.columns), grid.spacing_mm, seed)
+
+        def loss(networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
+            clean, brain, white = (one.cpu() for one in (examples.image, examples.brain, examples.white))
+            painted = painter(clean, brain, white, _levels((0.05, 1.0), len(clean), generator), generator)
+            shown = Corruption(*(one.to(examples.image) for one in painted.parts()))
+            slices = replace(_slices(networks, examples, generator), image=shown.image)
+            level = _levels(self.levels, len(clean), generator).to(shown.image)
+            x_t = self.corruptor.corrupt(shown.target, level, slices)
+            answer = networks[self.network](torch.cat([x_t, self.beside(slices)], dim=1), level).float()
+            return _absolute_error(answer, shown.target, examples.brain * (1 + 4 * (shown.amount > 0.1)))
 
         return loss
 

@@ -1,12 +1,13 @@
 """A recipe applied to the slices of one volume: corruptor, denoiser, sampler and scorer, in batches.
 
-Only slices with brain are shown to the network. Every array is [slice, row, column] on the grid the network
-sees, in standardised units. Nothing here depends on how slices fall into batches but the rounding of the
-convolutions.
+Only slices with brain are shown to the network, in batches, or as one volume the stretch from the first of them to the last.
+Every array is [slice, row, column] on the grid the network sees, in standardised units. Nothing here depends on how slices fall
+into batches but the rounding of the convolutions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from inference.recipes.recipe import Recipe
+from inference.recipes.recipe import Recipe, Unit
 from inference.slices import Networks, SliceRandom, Slices
 
 FloatArray = NDArray[np.float32]
@@ -45,11 +46,9 @@ class Setting:
 
 def restore(images: FloatArray, brain: BoolArray, recipe: Recipe, networks: Networks, setting: Setting) -> Maps:
     """The recipe's maps of images[slice, row, column], where brain[slice, row, column] shows any brain."""
-    numbers = np.flatnonzero(brain.any(axis=(1, 2)))
     raw, healthy, uncertainty = np.zeros_like(images), images.copy(), np.zeros_like(images)
     estimated, spread = True, False
-    for start in range(0, len(numbers), setting.batch):
-        batch = [int(number) for number in numbers[start : start + setting.batch]]
+    for batch in _batches(brain, recipe.unit, setting.batch):
         maps = _restore_batch(images[batch], brain[batch], tuple(batch), recipe, networks, setting)
         raw[batch] = maps.raw
         if maps.healthy is None:
@@ -59,6 +58,16 @@ def restore(images: FloatArray, brain: BoolArray, recipe: Recipe, networks: Netw
         if maps.uncertainty is not None:
             uncertainty[batch], spread = maps.uncertainty, True
     return Maps(raw, healthy if estimated else None, uncertainty if spread else None)
+
+
+def _batches(brain: BoolArray, unit: Unit, most: int) -> Iterator[list[int]]:
+    """The numbers of the slices that are shown together; those without brain only within a volume."""
+    numbers = [int(number) for number in np.flatnonzero(brain.any(axis=(1, 2)))]
+    match unit:
+        case Unit.SLICES:
+            yield from (numbers[start : start + most] for start in range(0, len(numbers), most))
+        case Unit.VOLUME:
+            yield from ([list(range(numbers[0], numbers[-1] + 1))] if numbers else [])
 
 
 def _restore_batch(

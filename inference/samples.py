@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.material import Gathered
+from inference.phantom.banks import part_of
 from inference.preprocess import UNIT
-from inference.recipes.recipe import Material, Recipe
+from inference.recipes.recipe import Material, Recipe, Unit
 from inference.restoration import Setting, restore
 from inference.slices import Networks
 
@@ -28,17 +29,26 @@ def write_samples(recipe: Recipe, networks: Networks, device: torch.device, mate
     bank = material.banks.get(Material.LABELLED) or next(iter(material.banks.values()), None)
     if bank is None:
         return
-    chosen = np.linspace(0, len(bank.image) - 1, min(COUNT, len(bank.image))).astype(np.intp)
-    brain = bank.brain[chosen] > 127
-    images = np.where(brain, bank.image[chosen].astype(np.float32), np.float32(-UNIT))
+    if recipe.unit is Unit.VOLUME:
+        bank = part_of(bank, np.arange(bank.runs[0]))
+        asked = np.arange(len(bank.image))
+    else:
+        asked = _evenly(len(bank.image))
+    brain = bank.brain[asked] > 127
+    images = np.where(brain, bank.image[asked].astype(np.float32), np.float32(-UNIT))
     maps = restore(images, brain, recipe, networks, Setting(device, multiple=recipe.training.multiple))
     rows = [images] if maps.healthy is None else [images, maps.healthy]
     rows.append(np.where(brain, maps.raw, np.float32(-UNIT)))
     if bank.lesion is not None:
-        rows.append(bank.lesion[chosen].astype(np.float32) / 255 * 2 * UNIT - UNIT)
+        rows.append(bank.lesion[asked].astype(np.float32) / 255 * 2 * UNIT - UNIT)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    columns = _evenly(len(asked))
+    picture = np.concatenate([np.concatenate(list(row[columns]), axis=1) for row in rows], axis=0)
     _grey(picture).resize((picture.shape[1] * _ENLARGED, picture.shape[0] * _ENLARGED)).save(path)
+
+
+def _evenly(count: int) -> NDArray[np.intp]:
+    return np.linspace(0, count - 1, min(COUNT, count)).astype(np.intp)
 
 
 def _grey(values: NDArray[np.float32]) -> Image.Image:

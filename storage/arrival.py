@@ -6,41 +6,26 @@ under the same UID put the study in quarantine, and passive objects change nothi
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
-from sqlalchemy.sql.dml import ReturningInsert
 
 from storage.database import DatabaseBusy
 from storage.events import EventKind, EventOutcome, append, plain_json, storable
 from storage.jobs import cancel_open_deliveries, cancel_open_jobs
-from storage.models import Instance, JsonObject, Rejected, Series, Study
+from storage.models import Instance, Rejected, Series, Study
 from storage.moves import move_study
+from storage.received import IDENTITY, ReceivedInstance, digest_of, identity, insert_unless_there, instance_row
 from storage.states import StudyEvent, StudyState
 
 OTHER_PATIENT = "an instance of another patient has this Study Instance UID"
 OTHER_CONTENT = "another object with the same SOP Instance UID and other pixels was received"
 FILES_TO_DELETE = "fovea_files_to_delete"
 """Where a session keeps the paths to delete after its commit."""
-IDENTITY = (
-    "patient_id",
-    "issuer_of_patient_id",
-    "patient_name",
-    "patient_birth_date",
-    "patient_sex",
-    "accession_number",
-    "study_date",
-    "study_description",
-)
-"""What a study's row says of patient and study, and a received object too."""
 
 
 class Receipt(StrEnum):
@@ -55,40 +40,6 @@ class Receipt(StrEnum):
     """Of another patient than its study: kept, not analysed; the study is quarantined."""
     REJECTED = "rejected"
     """Same SOP Instance UID, other pixels: the first stays, this one is kept aside; the study is quarantined."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedInstance:
-    """One object whose file is in the spool already."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    patient_id: str
-    issuer_of_patient_id: str
-    patient_name: str
-    patient_birth_date: str
-    patient_sex: str
-    accession_number: str
-    study_date: str
-    study_description: str
-    modality: str
-    series_number: int | None
-    series_description: str
-    path: str
-    """Relative to the spool."""
-    size: int
-    digest: str
-    """SHA-256 (hex) of the data set."""
-    pixel_digest: str | None
-    """SHA-256 (hex) of the pixel data; None without any."""
-    header: JsonObject
-    passive: bool
-    """An object that starts nothing: own result, SR, SEG, PR, KO, SC, PM."""
-    own: bool
-    """One of this node's own results, come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +163,7 @@ class Arrival:
 
     def _says_the_same(self, known: Instance) -> bool:
         """Same patient, study and series, same header facts: only what nobody here looks at differs."""
-        same_identity = known.identity_digest == _identity_digest(self.received)
+        same_identity = known.identity_digest == digest_of(identity(self.received))
         same_series = known.series.series_instance_uid == self.received.series_instance_uid
         same_facts = known.header == plain_json(self.received.header)
         return same_identity and same_series and same_facts and not known.held
@@ -231,7 +182,7 @@ class Arrival:
         known.path = received.path
         known.size = received.size
         known.digest = received.digest
-        known.identity_digest = _identity_digest(received)
+        known.identity_digest = digest_of(identity(received))
         known.own = received.own
         known.received_at = self.at
         known.header = plain_json(received.header)
@@ -317,11 +268,6 @@ def _quarantine(session: Session, study: Study, reason: str, *, at: datetime, pe
     return True
 
 
-def _identity_digest(received: ReceivedInstance) -> str:
-    identity = json.dumps([storable(getattr(received, name)) for name in IDENTITY])
-    return hashlib.sha256(identity.encode()).hexdigest()
-
-
 def _delete_later(session: Session, path: str) -> None:
     session.info.setdefault(FILES_TO_DELETE, []).append(path)
 
@@ -349,46 +295,6 @@ def locked_study(session: Session, received: ReceivedInstance, peer: str, at: da
     return session.scalars(_LOCK_STUDY, wanted).one(), is_new
 
 
-def instance_row(
-    received: ReceivedInstance, *, series_id: int, association_id: int | None, held: bool, at: datetime
-) -> JsonObject:
-    """The columns of a received object's row."""
-    return {
-        "series_id": series_id,
-        "association_id": association_id,
-        "sop_instance_uid": received.sop_instance_uid,
-        "sop_class_uid": received.sop_class_uid,
-        "transfer_syntax_uid": received.transfer_syntax_uid,
-        "path": received.path,
-        "size": received.size,
-        "digest": received.digest,
-        "pixel_digest": received.pixel_digest,
-        "identity_digest": _identity_digest(received),
-        "held": held,
-        "own": received.own,
-        "received_at": at,
-        "header": plain_json(received.header),
-    }
-
-
-def insert_unless_there(connection: Connection, table: type[Study | Instance], values: JsonObject) -> bool:
-    """Insert the row; False where another transaction was faster. Waits for one that is just at it."""
-    return connection.execute(_INSERTS[connection.dialect.name, table], values).first() is not None
-
-
-def _inserts() -> dict[tuple[str, type[Study | Instance]], ReturningInsert[Any]]:
-    made: dict[tuple[str, type[Study | Instance]], ReturningInsert[Any]] = {}
-    unique: list[tuple[type[Study | Instance], str]] = [(Study, "study_instance_uid"), (Instance, "sop_instance_uid")]
-    for table, column in unique:
-        postgres = postgresql.insert(table).on_conflict_do_nothing(index_elements=[column])
-        made["postgresql", table] = postgres.returning(table.id)
-        lite = sqlite.insert(table).on_conflict_do_nothing(index_elements=[column])
-        made["sqlite", table] = lite.returning(table.id)
-    return made
-
-
-# Made once: these run for every object received, and building a statement costs as much as running it.
-_INSERTS = _inserts()
 _FIND_SERIES = select(Series.id).where(Series.study_id == bindparam("study_id"), Series.series_instance_uid == bindparam("uid"))
 _LOCK_STUDY = (
     select(Study)

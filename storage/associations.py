@@ -60,7 +60,7 @@ def close_association(
     counts = _received_counts(session, association_id, repeated or {})
     ended_well = outcome == "released"
     for study, detail in counts:
-        _note_interruption(session, study, not ended_well)
+        (_note_release if ended_well else _note_interruption)(session, study, peer)
         append(session, EventKind.INSTANCES_RECEIVED, at=at, study=study, peer=peer, address=address, detail=detail)
     append(
         session,
@@ -87,12 +87,16 @@ def close_interrupted(session: Session, listener: str, at: datetime) -> int:
     return len(left_open)
 
 
-def _note_interruption(session: Session, study: Study, interrupted: bool) -> None:
-    """Keep whether the study's newest association was broken off; if so its sender gets the whole quiet time to come again."""
-    session.execute(update(Study).where(Study.id == study.id, Study.interrupted != interrupted).values(interrupted=interrupted))
-    if interrupted:
-        receiving = Study.id == study.id, Study.state == StudyState.RECEIVING.value
-        session.execute(update(Study).where(*receiving).values(quiet_s=0.0))
+def _note_interruption(session: Session, study: Study, peer: str) -> None:
+    """Keep that the peer's association was broken off; it gets the whole quiet time to come again."""
+    session.execute(update(Study).where(Study.id == study.id).values(interrupted_by=peer))
+    receiving = Study.id == study.id, Study.state == StudyState.RECEIVING.value
+    session.execute(update(Study).where(*receiving).values(quiet_s=0.0))
+
+
+def _note_release(session: Session, study: Study, peer: str) -> None:
+    """The peer came again and ended in order; what another one left unfinished stays so."""
+    session.execute(update(Study).where(Study.id == study.id, Study.interrupted_by == peer).values(interrupted_by=None))
 
 
 def _received_counts(session: Session, association_id: int, repeated: Mapping[str, int]) -> list[tuple[Study, dict[str, int]]]:

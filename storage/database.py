@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -25,6 +28,8 @@ from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 10
 """How long one statement waits for another transaction's lock before it fails as busy."""
+BUSY_RETRY_S = 0.0005
+"""How often the listeners' writers ask for the lock: a commit takes them a millisecond or two."""
 UPGRADE_TIMEOUT_S = 300
 """How long a process waits for another one that is upgrading the schema."""
 _UPGRADE_LOCK = 0x466F7665
@@ -41,15 +46,26 @@ class CommitUnknown(DatabaseBusy):
 
 
 class Transaction:
-    """One write transaction: its connection for prepared statements, and a session in it for everything else."""
+    """One write transaction: the driver's cursor for prepared statements, a connection and a session for all else."""
 
     def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+        """The connection's transaction has begun as far as the driver knows."""
+        self._connection = connection
         self._session: Session | None = None
+        self.dialect = connection.dialect
+        self.cursor: Any = connection.connection.cursor()
+        """The driver's own; it raises the driver's own errors."""
+
+    @property
+    def connection(self) -> Connection:
+        """SQLAlchemy's connection, told of the transaction when first asked for: the telling costs as much as a row."""
+        if not self._connection.in_transaction():
+            self._connection.begin()
+        return self._connection
 
     @property
     def session(self) -> Session:
-        """A session on the same connection, made when first asked for: the making costs as much as a row."""
+        """A session on the same connection, made when first asked for."""
         if self._session is None:
             self._session = Session(self.connection, expire_on_commit=False, join_transaction_mode="rollback_only")
         return self._session
@@ -60,7 +76,8 @@ class Transaction:
         return self._session is not None
 
     def close(self) -> None:
-        """Let the session go; the transaction itself is ended by `Database.transaction`."""
+        """Let cursor and session go; the transaction itself is ended by `Database.transaction`."""
+        self.cursor.close()
         if self._session is not None:
             self._session.close()
 
@@ -71,15 +88,19 @@ class Database:
     def __init__(self, url: str) -> None:
         """`url` as SQLAlchemy spells it. SQLite's file and folder are made here, readable by their owner only."""
         self._url = make_url(url)
+        self._kept: deque[Connection] = deque()
+        """Connections of `transaction` that are free; taking one costs nothing."""
         if self._url.get_backend_name() == "sqlite":
             _make_sqlite_file(_sqlite_path(self._url))
             self._engine = _sqlite_engine(self._url)
             self._read = self._engine.execution_options(**{_BEGIN: "BEGIN"})
             self._write = self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+            self._keeps_connections = True
         else:
             self._engine = _postgresql_engine(self._url)
             self._read = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._write = self._engine.execution_options(isolation_level="READ COMMITTED")
+            self._keeps_connections = False  # a server may be started again meanwhile: the pool asks each time
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -104,22 +125,45 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """As `write`, for the caller that runs prepared statements and seldom needs a session."""
-        with _busy_as_our_own(), self._write.connect() as connection:
-            begun = connection.begin()
-            transaction = Transaction(connection)
+        with _busy_as_our_own(*_driver_errors(self._engine.dialect)):
+            connection = self._writing()
             try:
-                yield transaction
-                if transaction.has_session:
-                    transaction.session.flush()
+                transaction = Transaction(connection)
+                try:
+                    yield transaction
+                    if transaction.has_session:
+                        transaction.session.flush()
+                finally:
+                    transaction.close()
+                _commit(connection)
             except BaseException:
-                begun.rollback()
+                self._undo(connection)
                 raise
-            finally:
-                transaction.close()
-            try:
-                begun.commit()
-            except (OperationalError, InterfaceError) as error:
-                raise CommitUnknown(_first_line(error)) from error
+            if self._keeps_connections:
+                self._kept.append(connection)
+            else:
+                connection.close()
+
+    def _writing(self) -> Connection:
+        """A connection in a write transaction that only the driver knows of as yet."""
+        if not self._keeps_connections:
+            return self._write.connect()
+        try:
+            connection = self._kept.pop()
+        except IndexError:
+            connection = self._write.connect()
+            _ask_often(connection)
+        try:
+            _begin_immediate(connection)
+        except BaseException:
+            self._undo(connection)
+            raise
+        return connection
+
+    def _undo(self, connection: Connection) -> None:
+        """Roll back and forget the connection."""
+        connection.invalidate()
+        connection.close()
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision; several processes may do so at once. Raises DatabaseBusy.
@@ -146,15 +190,18 @@ class Database:
         return ScriptDirectory.from_config(_alembic(None)).get_current_head()
 
     def dispose(self) -> None:
-        """Close the pooled connections."""
+        """Close the connections that nobody uses."""
+        while self._kept:
+            self._undo(self._kept.pop())
         self._engine.dispose()
 
 
 @contextmanager
-def _busy_as_our_own() -> Iterator[None]:
+def _busy_as_our_own(*also: type[Exception]) -> Iterator[None]:
+    busy: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeoutError, *also)
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+    except busy as error:
         raise DatabaseBusy(_first_line(error)) from error
 
 
@@ -202,9 +249,51 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     """SQLite's own BEGIN: IMMEDIATE takes the write lock at once, so that a transaction never fails half-way for it."""
+    driver: Any = connection.connection.driver_connection
+    if driver.in_transaction:  # begun by `_begin_immediate`
+        return
     begin: str = connection.get_execution_options().get(_BEGIN, "BEGIN")
     connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if begin == 'BEGIN' else 'OFF'}")
     connection.exec_driver_sql(begin)
+
+
+def _ask_often(connection: Connection) -> None:
+    """Make a connection one that only writes, and that tells of a lock at once."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA query_only = OFF")
+    driver.execute("PRAGMA busy_timeout = 0")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """SQLite's BEGIN IMMEDIATE, asked for often: SQLite's own waiting soon sleeps for longer than a commit takes."""
+    driver: Any = connection.connection.driver_connection
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(BUSY_RETRY_S)
+        else:
+            return
+
+
+def _driver_errors(dialect: Dialect) -> tuple[type[Exception], type[Exception]]:
+    """What the driver raises where the database is locked, full or unreachable (PEP 249)."""
+    driver: Any = dialect.loaded_dbapi
+    return driver.OperationalError, driver.InterfaceError
+
+
+def _commit(connection: Connection) -> None:
+    """Commit by whichever began it. Raises CommitUnknown."""
+    try:
+        if connection.in_transaction():
+            connection.commit()
+        else:
+            connection.connection.commit()
+    except (OperationalError, InterfaceError, *_driver_errors(connection.dialect)) as error:
+        raise CommitUnknown(_first_line(error)) from error
 
 
 def _sqlite_path(url: URL) -> Path:

@@ -7,15 +7,16 @@ notes, a new image is one INSERT; whatever is unusual is left to `storage.arriva
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, CursorResult, bindparam, select, update
+from sqlalchemy import Connection, Dialect, bindparam, select, update
 
-from storage.arrival import IDENTITY, ReceivedInstance, insert_unless_there, instance_row
+from storage.database import Transaction
 from storage.events import storable
 from storage.models import Instance, JsonObject, Series, Study
+from storage.prepared import Prepared
+from storage.received import IDENTITY, ReceivedInstance, identity, insertion, instance_row
 from storage.states import StudyState
 
 CAPACITY = 256
@@ -26,7 +27,9 @@ CAPACITY = 256
 class _Known:
     study: JsonObject
     """The study row's id, revision and identity, as parameters of the UPDATE."""
-    series: dict[str, int] = field(default_factory=dict)
+    identity: tuple[str, ...]
+    """The same identity, in the order of IDENTITY."""
+    series: dict[str, int]
     """Row ids by Series Instance UID."""
 
 
@@ -35,27 +38,35 @@ class KnownStudies:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._statements: tuple[Prepared, Prepared] | None = None
 
     def forget(self) -> None:
         """Forget everything: a transaction failed, and with it what was learned in it."""
         self._known.clear()
 
     def take(
-        self, connection: Connection, association_id: int | None, received: ReceivedInstance, *, peer: str, at: datetime
+        self, transaction: Transaction, association_id: int | None, received: ReceivedInstance, *, peer: str, at: datetime
     ) -> bool:
         """Record a new image of a known study and series; False where that is not what it is, and nothing was recorded."""
         known = self._known.get(received.study_instance_uid)
         series_id = known.series.get(received.series_instance_uid) if known is not None else None
         if known is None or series_id is None or received.passive or received.own:
             return False
-        if any(known.study[f"known_{name}"] != storable(getattr(received, name)) for name in IDENTITY):
+        if known.identity != identity(received):
             return False
-        touch = {**known.study, "quiet": 0.0, "at": at, "peer": storable(peer)}
-        if _rowcount(connection.execute(_TOUCH_AS_KNOWN, touch)) != 1:
+        touch, insert = self._statements or self._prepared(transaction.dialect)
+        noted = {**known.study, "receiving": StudyState.RECEIVING.value, "quiet": 0.0, "at": at, "peer": storable(peer)}
+        if touch.run(transaction.cursor, noted) != 1:
             del self._known[received.study_instance_uid]
             return False
         row = instance_row(received, series_id=series_id, association_id=association_id, held=False, at=at)
-        return insert_unless_there(connection, Instance, row)
+        return insert.run(transaction.cursor, row) == 1
+
+    def _prepared(self, dialect: Dialect) -> tuple[Prepared, Prepared]:
+        columns = [column.name for column in Instance.__table__.columns if column.name != "id"]
+        insert = Prepared(insertion(dialect.name, Instance), dialect, columns)
+        self._statements = Prepared(_TOUCH_AS_KNOWN, dialect), insert
+        return self._statements
 
     def learn(self, connection: Connection, received: ReceivedInstance) -> None:
         """Remember the study and series of an object that was just recorded in this transaction."""
@@ -64,15 +75,11 @@ class KnownStudies:
             return
         series = connection.execute(_FIND_ALL_SERIES, {"study_id": study["row_id"]}).all()
         uid = received.study_instance_uid
-        self._known[uid] = _Known(dict(study), {row.series_instance_uid: row.id for row in series})
+        spelled = tuple(study[f"known_{name}"] for name in IDENTITY)
+        self._known[uid] = _Known(dict(study), spelled, {row.series_instance_uid: row.id for row in series})
         self._known.move_to_end(uid)
         if len(self._known) > CAPACITY:
             self._known.popitem(last=False)
-
-
-def _rowcount(result: Any) -> int:
-    assert isinstance(result, CursorResult)
-    return result.rowcount
 
 
 _AS_KNOWN = [getattr(Study, name).label(f"known_{name}") for name in IDENTITY]
@@ -84,7 +91,7 @@ _TOUCH_AS_KNOWN = (
     update(Study)
     .where(
         Study.id == bindparam("row_id"),
-        Study.state == StudyState.RECEIVING.value,
+        Study.state == bindparam("receiving"),
         Study.revision == bindparam("known_revision"),
         *(getattr(Study, name) == bindparam(f"known_{name}") for name in IDENTITY),
     )

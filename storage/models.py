@@ -107,8 +107,8 @@ class Study(Base):
     """True where it was closed by force at its maximum age."""
     waits: Mapped[bool] = mapped_column(default=False)
     """True where it is past its maximum age and a rule waits until it is quiet."""
-    interrupted: Mapped[bool] = mapped_column(default=False)
-    """True where the newest association that brought something of it ended without a release."""
+    interrupted_by: Mapped[str | None] = mapped_column(String(16))
+    """AE title whose last association that brought something of it ended without a release; None where none did."""
     incomplete: Mapped[str | None]
     """Why instances may be missing, as it was known when it settled; None where nothing spoke for it."""
     reason: Mapped[str | None]

@@ -16,18 +16,17 @@ from sqlalchemy.orm import Session
 
 from storage.arrival import (
     FILES_TO_DELETE,
-    IDENTITY,
     OTHER_CONTENT,
     OTHER_PATIENT,
     Arrival,
     Receipt,
-    ReceivedInstance,
     locked_study,
 )
 from storage.associations import close_association, close_interrupted, open_association, refuse_association
 from storage.events import storable
 from storage.models import Instance, Result, Study
 from storage.moves import move_study
+from storage.received import IDENTITY, ReceivedInstance
 from storage.reconcile import Reconciled, mark_lost, mark_unfinished, reconcile
 from storage.retention import forget_files
 from storage.states import StudyEvent

@@ -46,12 +46,19 @@ class Spool:
         """Make `root` and its folders where they are missing. Below `reserve_bytes` of free space there is no room."""
         self.root = root.absolute()
         self._reserve_bytes = reserve_bytes
+        self.base = str(self.root)
+        """`root` for the system's calls."""
         self._temporary = self.root / "temporary"
+        self._durable: set[str] = set()
+        """Folders of files that are known to be on the disk, as `area/ab`."""
         with _errors():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._temporary.mkdir(mode=0o700, exist_ok=True)
             for area in Area:
-                _make_folders(self.root / area)
+                (self.root / area).mkdir(mode=0o700, exist_ok=True)
+                found = [f"{area}/{entry.name}" for entry in (self.root / area).iterdir()]
+                sync_folder(self.root / area)  # another process may be making one just now
+                self._durable.update(found)
             sync_folder(self.root)
             sync_folder(self.root.parent)
 
@@ -63,7 +70,26 @@ class Spool:
 
     def new_file(self) -> SpoolFile:
         """A new temporary file. Raises NoRoom, SpoolError."""
-        return SpoolFile(self.root, self._temporary / secrets.token_hex(16))
+        return SpoolFile(self, f"{self._temporary}/{secrets.token_hex(16)}")
+
+    def make_folders(self, area: Area) -> None:
+        """Make every folder of an area at once, for who is about to fill it. Raises NoRoom, SpoolError."""
+        missing = [folder for folder in (f"{area}/{number:02x}" for number in range(256)) if folder not in self._durable]
+        with _errors():
+            for folder in missing:
+                (self.root / folder).mkdir(mode=0o700, exist_ok=True)
+        if missing:
+            sync_folder(self.root / area)
+            self._durable.update(missing)
+
+    def make_folder(self, area: Area, name: str) -> None:
+        """Have a file's folder on the disk, unless it is known to be: the folder's own sync does not hold its name."""
+        folder = f"{area}/{name}"
+        if folder not in self._durable:
+            with _errors():
+                (self.root / folder).mkdir(mode=0o700, exist_ok=True)
+            sync_folder(self.root / area)
+            self._durable.add(folder)
 
     def write(self, area: Area, key: str, data: bytes) -> str:
         """Keep `data` durably; the path relative to the spool. Raises NoRoom, SpoolError."""
@@ -110,10 +136,10 @@ class Spool:
 class SpoolFile:
     """A file on its way into the spool; used in `with`, it removes itself unless it was kept."""
 
-    def __init__(self, root: Path, path: Path) -> None:
+    def __init__(self, spool: Spool, path: str) -> None:
         self.size = 0
-        self._root = root
-        self._path = str(path)
+        self._spool = spool
+        self._path = path
         with _errors():
             self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             # Tells `remove_temporaries` of other processes that somebody is writing.
@@ -155,8 +181,9 @@ class SpoolFile:
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         relative = f"{area}/{name[:2]}/{name}-{secrets.token_hex(8)}"
         self._open()
+        self._spool.make_folder(area, name[:2])
         with _errors():
-            final = f"{self._root}/{relative}"
+            final = f"{self._spool.base}/{relative}"
             os.rename(self._path, final)  # noqa: PTH104  # the system call, nothing more
         self._path = final
         return relative
@@ -170,6 +197,11 @@ class SpoolFile:
     def path(self) -> Path:
         """Where the file is now."""
         return Path(self._path)
+
+    @property
+    def folder(self) -> str:
+        """The folder it is in now."""
+        return self._path.rpartition("/")[0]
 
     def close(self) -> None:
         """The file stays where it is, whatever happens now."""
@@ -207,16 +239,6 @@ class _errors:  # noqa: N801  # reads as a statement; a class because it stands 
         if isinstance(error, OSError):
             wrapped = NoRoom if error.errno in _FULL else SpoolError
             raise wrapped(error.strerror or "input/output error") from error
-
-
-def _make_folders(area: Path) -> None:
-    """The area and its 256 folders, on disk before the first file: a file's own folder sync would not hold its parent."""
-    area.mkdir(mode=0o700, exist_ok=True)
-    present = {entry.name for entry in area.iterdir()}
-    for number in range(256):
-        if f"{number:02x}" not in present:
-            (area / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
-    sync_folder(area)
 
 
 def sync_folder(folder: Path | str) -> None:

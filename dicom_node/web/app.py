@@ -21,8 +21,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from dicom_node.metrics import exposition
+from dicom_node.metrics import ListenerMetrics, exposition
 from dicom_node.settings import Settings
+from dicom_node.tls import page_context
 from dicom_node.web.access import load_or_create_token, token_path
 from dicom_node.web.doorkeeper import Doorkeeper, add_security_headers
 from dicom_node.web.forms import FormError
@@ -49,13 +50,14 @@ def create_app(settings: Settings, database: Database, spool: Spool, token: str)
     """The application; `token` is what a reader must show (`load_or_create_token`)."""
     ready = partial(readiness, settings, database, spool)
     pages = Pages(database, spool, ready)
+    stow = ListenerMetrics("stow")
 
     def readyz(_request: Request) -> Response:
         found = ready()
         return JSONResponse(found.as_json(), 200 if found.ready else 503)
 
     def metrics(_request: Request) -> Response:
-        body, content_type = exposition(settings, database)
+        body, content_type = exposition(settings, database, stow)
         return Response(body, headers={"Content-Type": content_type})
 
     routes = [
@@ -75,7 +77,7 @@ def create_app(settings: Settings, database: Database, spool: Spool, token: str)
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(StowDoor, settings=settings, database=database, spool=spool),
+            Middleware(StowDoor, settings=settings, database=database, spool=spool, metrics=stow),
             Middleware(Doorkeeper, web=settings.web, database=database, token=token, speak=message),
         ],
         exception_handlers={
@@ -88,7 +90,7 @@ def create_app(settings: Settings, database: Database, spool: Spool, token: str)
 
 
 def web_server(settings: Settings, database: Database, spool: Spool, token: str) -> tuple[uvicorn.Server, socket.socket]:
-    """The server and its bound socket; `server.run([socket])` serves until told to stop. Raises OSError."""
+    """The server and its bound socket; `server.run([socket])` serves until told to stop. Raises OSError, TlsFilesError."""
     web = settings.web
     family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
     listener = socket.create_server((web.host, web.port), family=family, backlog=CONNECTIONS_AT_ONCE)
@@ -102,18 +104,22 @@ def web_server(settings: Settings, database: Database, spool: Spool, token: str)
         timeout_graceful_shutdown=STOP_WITHIN_S,
         lifespan="off",
     )
+    if web.certificate_file is not None:
+        config.load()
+        config.ssl = page_context(web)
     return uvicorn.Server(config), listener
 
 
 def serve_web(settings: Settings, database: Database, spool: Spool) -> None:
     """Show the page until the process is told to stop (SIGTERM, SIGINT), then return; for the main thread.
 
-    Raises OSError where the address is taken, SettingsError where the token cannot be read.
+    Raises OSError where the address is taken, SettingsError where the token cannot be read, TlsFilesError as `page_context`.
     """
     token = load_or_create_token(settings)
     server, listener = web_server(settings, database, spool, token)
     host, port = listener.getsockname()[:2]
-    log.info("web page is up", address=f"http://{_bracketed(host)}:{port}/", token_file=str(token_path(settings)))
+    address = f"{settings.web.scheme}://{_bracketed(host)}:{port}/"
+    log.info("web page is up", address=address, token_file=str(token_path(settings)))
     with listener, _signals_stop(server):
         server.run([listener])
 

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dicom_node.admission import comes_from
 from dicom_node.ae import Acceptance
 from dicom_node.intake import is_uid
+from dicom_node.metrics import ListenerMetrics
 from dicom_node.multipart import NotMultipart, Splitter, boundary_of
 from dicom_node.repository import AuditGate
 from dicom_node.rows import RowWriter
@@ -73,8 +74,9 @@ class _Asked:
 class StowDoor:
     """ASGI middleware; requests that are no STOW-RS go on to the application."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, database: Database, spool: Spool) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, database: Database, spool: Spool, metrics: ListenerMetrics) -> None:
         self._app = app
+        self._metrics = metrics
         self._settings, self._database, self._spool = settings, database, spool
         self._acceptance = Acceptance.installed()
         self._failures = FailureLimit()
@@ -96,6 +98,7 @@ class StowDoor:
         except _Gone:
             return
         except _Refused as refusal:
+            self._metrics.association_refused()
             response = _refusal(refusal)
         except DatabaseBusy:
             response = _refusal(_Refused(503, "the database is busy"))
@@ -165,6 +168,7 @@ class StowDoor:
 
     async def _stored(self, asked: _Asked, receive: Receive) -> Response:
         reception = await run_in_threadpool(self._opened, asked)
+        self._metrics.association_opened()
         outcome = "aborted"
         try:
             await self._read(receive, reception)
@@ -174,6 +178,7 @@ class StowDoor:
             raise _Refused(400, str(error)) from error
         finally:
             await run_in_threadpool(reception.close, outcome)
+            self._metrics.association_closed(outcome)
         if not results:
             raise _Refused(400, "no object in the request")
         status, body = response_of(results)
@@ -220,7 +225,9 @@ class StowDoor:
                 listener=self._name, at=_now(),
             )  # fmt: skip
         source = Source(number, asked.client.name, asked.address, study_instance_uid=asked.study_instance_uid)
-        return _Reception(self._settings, self._database, self._spool, self._acceptance, source, Splitter(asked.boundary))
+        return _Reception(
+            self._settings, self._database, self._spool, self._acceptance, source, Splitter(asked.boundary), self._metrics
+        )
 
 
 class _Reception:
@@ -234,12 +241,13 @@ class _Reception:
         acceptance: Acceptance,
         source: Source,
         splitter: Splitter,
+        metrics: ListenerMetrics,
     ) -> None:
         self._database, self._source, self._splitter = database, source, splitter
         self._rows = RowWriter(database, spool, log=log)
         self._rows.start()
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
-        self._service = StoreService(spool, self._rows, maximum_object_bytes=limit, maximum_at_once=1, log=log)
+        self._service = StoreService(spool, self._rows, maximum_object_bytes=limit, maximum_at_once=1, log=log, metrics=metrics)
         self._request = StowRequest(self._service, source, acceptance, maximum_parts=settings.stow.maximum_parts)
 
     def feed(self, piece: bytes) -> None:

@@ -19,7 +19,7 @@ from inference.methods.patients import Shown
 from inference.methods.row import Figures
 from inference.metrics import ScoreHistogram, average_precision, dice
 from inference.postprocess import Components
-from inference.recipes.recipe import Recipe
+from inference.recipes.recipe import Recipe, Unit
 from inference.restoration import Setting, restore
 
 FloatArray = NDArray[np.float32]
@@ -42,17 +42,22 @@ class Scored:
     gflop: float
     seconds: float
     """Processor seconds."""
+    slices: int
+    """The recipe was given: those of the list, or all of a volume."""
+    seen: int
+    """Of these, the ones that show brain."""
 
 
 def scored(recipe: Recipe, bundle: Bundle, shown: Shown, seed: int) -> Scored:
     """Raw map and truth over all voxels of the listed slices, and their cost.
 
     Voxels outside the predicted brain score lowest. The recipe's filter across slices is left out: the slices of the list
-    are not neighbours.
+    are not neighbours. A recipe of volumes is given all slices, and the cost is that of all.
     """
     watched = {name: network for name, network in bundle.networks.items() if name != BRAIN}
     setting = Setting(bundle.device, seed, multiple=bundle.card.multiple)
-    brain = shown.listed()
+    whole = recipe.unit is Unit.VOLUME
+    brain = shown.prepared.brain if whole else shown.listed()
     started = process_time()
     with Meter(watched, bundle.device, {}) as meter:
         maps = restore(shown.prepared.images, brain, recipe, bundle.networks, setting)
@@ -63,7 +68,8 @@ def scored(recipe: Recipe, bundle: Bundle, shown: Shown, seed: int) -> Scored:
     levels = list(shown.levels)
     score = np.where(shown.way_back.brain[levels], smooth[levels], OUTSIDE).astype(np.float32)
     cost = meter.cost()
-    return Scored(score, shown.truth(), cost.network_evaluations, cost.gflop, seconds)
+    given, seen = len(brain) if whole else len(levels), int(brain.any(axis=(1, 2)).sum())
+    return Scored(score, shown.truth(), cost.network_evaluations, cost.gflop, seconds, given, seen)
 
 
 def memory_mb(recipe: Recipe, bundle: Bundle, shown: Shown, seed: int) -> float:
@@ -91,9 +97,9 @@ def figures(
     threshold = best_threshold([(one.score, one.truth) for one in (scored(recipe, bundle, s, seed) for s in choosing)])
     found = [scored(recipe, bundle, patient, seed) for patient in measured]
     score, truth = np.concatenate([one.score for one in found]), np.concatenate([one.truth for one in found])
-    seen = sum(int(patient.listed().any(axis=(1, 2)).sum()) for patient in measured)
+    seen = sum(one.seen for one in found)
     each = [
-        one.seconds / len(patient.levels) + patient.seconds / patient.study.volume.spatial_shape[0]
+        one.seconds / one.slices + patient.seconds / patient.study.volume.spatial_shape[0]
         for one, patient in zip(found, measured, strict=True)
     ]
     ap, gain = intervals([one.score for one in found], intensity, [one.truth for one in found])

@@ -51,6 +51,8 @@ class Bank:
     white: NDArray[np.uint8]
     lesion: NDArray[np.uint8] | None = None
     """None where no slice shows a marked lesion."""
+    runs: tuple[int, ...] = ()
+    """How many slices each study gave, one study after another, foot to head; empty where slices have no neighbours."""
 
 
 def make_bank(folder: Path, plan: BankPlan, processes: int = 2) -> Bank:
@@ -73,10 +75,11 @@ def join_banks(banks: Sequence[Bank]) -> Bank | None:
     if not banks:
         return None
     image, brain, white = (np.concatenate([getattr(bank, name) for bank in banks]) for name in ("image", "brain", "white"))
+    runs = tuple(run for bank in banks for run in bank.runs) if all(bank.runs for bank in banks) else ()
     if all(bank.lesion is None for bank in banks):
-        return Bank(image, brain, white)
+        return Bank(image, brain, white, None, runs)
     marked = [np.zeros_like(bank.brain) if bank.lesion is None else bank.lesion for bank in banks]
-    return Bank(image, brain, white, np.concatenate(marked))
+    return Bank(image, brain, white, np.concatenate(marked), runs)
 
 
 def part_of(bank: Bank, kept: NDArray[np.intp]) -> Bank:

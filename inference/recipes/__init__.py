@@ -5,8 +5,11 @@ from types import MappingProxyType
 from inference.recipes.andi import ANDI
 from inference.recipes.anoddpm import ANODDPM
 from inference.recipes.anofpdm import ANOFPDM
+from inference.recipes.autoddpm import AUTODDPM
 from inference.recipes.autoencoder_residual import AUTOENCODER_RESIDUAL
 from inference.recipes.berdiff import BERDIFF
+from inference.recipes.bridge import BRIDGE
+from inference.recipes.cddpm import CDDPM
 from inference.recipes.classifier_free import CLASSIFIER_FREE
 from inference.recipes.classifier_guided import CLASSIFIER_GUIDED
 from inference.recipes.coarse_ensemble import COARSE_ENSEMBLE
@@ -18,10 +21,15 @@ from inference.recipes.dae import DAE
 from inference.recipes.ddib import DDIB
 from inference.recipes.diffusion_features import DIFFUSION_FEATURES
 from inference.recipes.equalised import EQUALISED
+from inference.recipes.frequency_context import FDP_DAE
+from inference.recipes.image_conditioned import IMAGE_CONDITIONED
 from inference.recipes.intensity import INTENSITY
 from inference.recipes.mask_ensemble import MASK_ENSEMBLE
+from inference.recipes.mddpm import MDDPM
 from inference.recipes.medsegdiff import MEDSEGDIFF
 from inference.recipes.mhd import MHD
+from inference.recipes.patchddm import PATCHDDM
+from inference.recipes.pddpm import PDDPM
 from inference.recipes.recipe import Recipe
 from inference.recipes.thor import THOR
 from inference.recipes.timestep_ensemble import TIMESTEP_ENSEMBLE
@@ -36,10 +44,17 @@ RECIPES = MappingProxyType(
             COLD_STEPS,
             COARSE_ENSEMBLE,
             DAE,
+            FDP_DAE,
+            IMAGE_CONDITIONED,
+            BRIDGE,
             ANODDPM,
             THOR,
             ANDI,
             MHD,
+            PDDPM,
+            MDDPM,
+            CDDPM,
+            AUTODDPM,
             CLASSIFIER_FREE,
             CLASSIFIER_GUIDED,
             DDIB,
@@ -49,6 +64,7 @@ RECIPES = MappingProxyType(
             MASK_ENSEMBLE,
             MEDSEGDIFF,
             BERDIFF,
+            PATCHDDM,
             AUTOENCODER_RESIDUAL,
             EQUALISED,
             INTENSITY,

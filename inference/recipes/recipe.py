@@ -60,6 +60,13 @@ class Material(StrEnum):
     """All of them, whatever they show; the masks are not to be looked at."""
 
 
+class Unit(StrEnum):
+    """What of a study a method is shown together, in training and at run time."""
+
+    SLICES = "slices, each for itself"
+    VOLUME = "volume: all slices from the first with brain to the last"
+
+
 @dataclass(frozen=True, slots=True)
 class GridPlan:
     """The slices that training sees; at run time slices have the same spacing and any size."""
@@ -95,6 +102,7 @@ class Stage:
     objective: Objective
     material: Material = Material.HEALTHY
     batch: int = 16
+    """Slices of a step; where the unit is a volume, a step sees one study."""
     learning_rate: float = 4e-4
     share: float = 1.0
     """Of the steps or minutes of the whole training, relative to the other stages."""
@@ -131,6 +139,7 @@ class Recipe:
     postprocessor: PostProcessor
     scheme: Scheme = Scheme.UNSUPERVISED
     labels: Labels = Labels.NONE
+    unit: Unit = field(default=Unit.SLICES, metadata={"digested": False})  # the parts of one unit are not those of the other
     training: Training = field(default=UNTRAINED, metadata={"digested": False})
 
     @property

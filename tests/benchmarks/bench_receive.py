@@ -48,6 +48,8 @@ class Receiver:
     start: Callable[[Path, int], list[str]]
     nodelay: bool
     """TCP_NODELAY=1 in the environment of receiver and DCMTK's senders."""
+    listeners: int = 1
+    """Processes that serve associations; storescp has one for each association whatever this says."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,23 @@ def fovea(folder: Path, port: int) -> list[str]:
 def fovea_plain(folder: Path, port: int) -> list[str]:
     """The same, through pynetdicom's own handler."""
     return [*fovea(folder, port), "--path", "plain"]
+
+
+def fovea_listeners(folder: Path, port: int, *, count: int) -> list[str]:
+    """`fovea listen` with several listener processes on the one port."""
+    config = folder / "fovea.toml"
+    config.write_text(
+        f'node = {{ ae_title = "{CALLED}", port = {port} }}\n'
+        'peers = [{ ae_title = "BENCH", addresses = ["127.0.0.1"] }]\n'
+        f'storage = {{ spool = "{folder / "spool"}", reserve_mb = 1 }}\n'
+        f"receive = {{ listeners = {count} }}\n"
+    )
+    return [sys.executable, "-m", "dicom_node.cli", "listen", "--config", str(config)]
+
+
+def several(count: int, *, nodelay: bool = True) -> Receiver:
+    """Fovea with so many listener processes."""
+    return Receiver(f"fovea, {count} listeners", partial(fovea_listeners, count=count), nodelay, count)
 
 
 def orthanc(folder: Path, port: int) -> list[str]:
@@ -112,6 +131,10 @@ def running(receiver: Receiver, work: Path) -> Iterator[tuple[int, psutil.Proces
             while subprocess.run(echo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(f"{receiver.name} did not start: {(folder / 'log').read_text()[-2000:]}")
+            while receiver.listeners > 1 and (folder / "log").read_text().count("listening as") < receiver.listeners:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"{receiver.name}: not every process started: {(folder / 'log').read_text()[-2000:]}")
+                time.sleep(0.1)
             yield port, psutil.Process(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -238,13 +261,14 @@ def table(load: Load, receivers: Sequence[Receiver], work: Path) -> dict[str, di
 
 def show(title: str, found: dict[str, dict[int, Measured]]) -> None:
     """One table, and what Fovea is against the others."""
-    print(f"\n{title}\n{'instances/s (CPU ms each; peak MB)':28}" + "".join(f"{n:>16} assoc." for n in ASSOCIATIONS))
+    print(f"\n{title}\n{'instances/s (CPU ms each; peak MB)':40}" + "".join(f"{n:>16} assoc." for n in ASSOCIATIONS))
     for name, cells in found.items():
-        print(f"{name:28}" + "".join(f"{one.rate:8.1f} ({one.cpu_ms:5.1f}; {one.peak_mb:4.0f})" for one in cells.values()))
+        print(f"{name:40}" + "".join(f"{one.rate:8.1f} ({one.cpu_ms:5.1f}; {one.peak_mb:4.0f})" for one in cells.values()))
     for name, cells in found.items():
-        if name != FOVEA:
-            ratios = [found[FOVEA][parallel].rate / one.rate for parallel, one in cells.items()]
-            print(f"{'fovea / ' + name:28}" + "".join(f"{ratio:16.2f} x     " for ratio in ratios))
+        for own in (own for own in found if own.startswith(FOVEA) and own != PLAIN):
+            if not name.startswith(FOVEA) or (own == FOVEA and name == PLAIN):
+                ratios = [found[own][parallel].rate / one.rate for parallel, one in cells.items()]
+                print(f"{own + ' / ' + name:40}" + "".join(f"{ratio:11.2f} x      " for ratio in ratios))
     sys.stdout.flush()
 
 
@@ -317,22 +341,28 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="MR images for each cell, shared among its associations")
     parser.add_argument("--quick", action="store_true", help="a quarter of the images, and multiframes of 25 MB")
     parser.add_argument("--work", type=Path, default=None, help="folder on the disk to measure; default: the temporary folder")
+    parser.add_argument("--listeners", type=int, default=2, help="listener processes of the second row of Fovea; 1: no such row")
     given = parser.parse_args()
+    receivers, with_nagle = RECEIVERS, WITH_NAGLE
+    if given.listeners > 1:
+        receivers = (RECEIVERS[0], several(given.listeners), *RECEIVERS[1:])
+        with_nagle = (WITH_NAGLE[0], several(given.listeners, nodelay=False), *WITH_NAGLE[1:])
     total = given.images // 4 if given.quick else given.images
     work = Path(mkdtemp(prefix="bench-", dir=given.work))
     counts = {parallel: max(5, total // parallel) for parallel in ASSOCIATIONS}
     fewer = {parallel: max(3, count // 3) for parallel, count in counts.items()}
     try:
+        print(f"processes: fovea 1 unless its row says more, orthanc 1, storescp 1 for each association; {os.cpu_count()} cores")
         print(idle(work), flush=True)
         mr = images("MR", Plan(), counts, work / "mr")
-        show("MR 136 kB, TCP_NODELAY=1", table(mr, RECEIVERS, work))
-        show("MR 136 kB, DCMTK's sender and receiver with Nagle on", table(mr, WITH_NAGLE, work))
+        show("MR 136 kB, TCP_NODELAY=1", table(mr, receivers, work))
+        show("MR 136 kB, DCMTK's sender and receiver with Nagle on", table(mr, with_nagle, work))
         shutil.rmtree(work / "mr")
         ct = images("CT", Plan(rows=512, columns=512), fewer, work / "ct")
-        show("512 x 512 (530 kB, as CT), TCP_NODELAY=1", table(ct, RECEIVERS, work))
+        show("512 x 512 (530 kB, as CT), TCP_NODELAY=1", table(ct, receivers, work))
         shutil.rmtree(work / "ct")
         large = multiframes(25 if given.quick else 100, work / "large")
-        show(f"{large.name}, TCP_NODELAY=1", table(large, RECEIVERS, work))
+        show(f"{large.name}, TCP_NODELAY=1", table(large, receivers, work))
         shutil.rmtree(work / "large")
         senders(work, counts[1])
         associations(work, counts[4])

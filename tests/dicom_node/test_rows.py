@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from dicom_node.intake import Command, examine
+from dicom_node.promise import Promise
 from dicom_node.rows import Arrived, RowWriter
 from dicom_node.store import Source
 from storage.database import Database
@@ -42,19 +42,19 @@ def opening(session: Any) -> int:
     return open_association(session, calling="PACS", called="FOVEA", address="::1", listener="one", at=NOW)
 
 
-def arrived(spool: Spool, image: Dataset, source: Source, synced: Future[None]) -> Arrived:
+def arrived(spool: Spool, image: Dataset, source: Source, synced: Promise[None]) -> Arrived:
     data = studies.encoded(image)
     examined = examine(data, Command(str(image.SOPClassUID), str(image.SOPInstanceUID), EXPLICIT))
     path = spool.write(Area.INSTANCES, str(image.SOPInstanceUID), data)
     return Arrived(examined, path, source, NOW, synced)
 
 
-def done(error: Exception | None = None) -> Future[None]:
-    synced: Future[None] = Future()
+def done(error: Exception | None = None) -> Promise[None]:
+    synced: Promise[None] = Promise()
     if error is None:
-        synced.set_result(None)
+        synced.tell(None)
     else:
-        synced.set_exception(error)
+        synced.fail(error)
     return synced
 
 
@@ -67,7 +67,7 @@ def test_first_object_waits_for_its_file_and_the_next_need_not(rows: RowWriter, 
     source = Source(None, "PACS", "::1", opening)
 
     first = rows.record(arrived(spool, IMAGES[0], source, done())).result(20)
-    second = rows.record(arrived(spool, IMAGES[1], source, Future())).result(20)
+    second = rows.record(arrived(spool, IMAGES[1], source, Promise())).result(20)
 
     assert (first.receipt, first.may_precede_sync) == (Receipt.NEW, False)
     assert (second.receipt, second.may_precede_sync) == (Receipt.NEW, True)
@@ -91,7 +91,7 @@ def test_row_of_a_lost_file_takes_the_object_as_new_when_it_comes_again(
 ) -> None:
     source = Source(None, "PACS", "::1", opening)
     rows.record(arrived(spool, IMAGES[0], source, done())).result(20)
-    lost = arrived(spool, IMAGES[1], source, Future())
+    lost = arrived(spool, IMAGES[1], source, Promise())
     assert rows.record(lost).result(20).may_precede_sync
 
     rows.call("", lambda session: mark_lost(session, lost.path))

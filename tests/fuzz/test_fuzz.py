@@ -100,6 +100,15 @@ REGRESSIONS = {
     "control character in a UID": (PLAIN.data.replace(b"\x20\0\x0d\0UI\x40\x001.2", b"\x20\0\x0d\0UI\x40\x001\x0e2"), 0xA900),
     # pydicom cannot open such a file at all, and no report could be made of it
     "NUL in the character set": (PLAIN.data.replace(b"ISO_IR 100", b"ISO\0IR 100"), 0xC000),
+    # a letter of a deflate stream made every UID an unsigned long, and readers found numbers
+    "UID of another VR": (PLAIN.data.replace(b"\x20\0\x0d\0UI", b"\x20\0\x0d\0UL"), 0xC000),
+    # readers end such an element at the first delimiter inside and take what follows for elements
+    "undefined length of what is no sequence": (
+        PLAIN.data[:AFTER_THE_FIRST]
+        + struct.pack("<HH2s2xIHHI", 0x0008, 0x0112, b"UN", 0xFFFFFFFF, 0xFFFE, 0xE0DD, 0)
+        + PLAIN.data[AFTER_THE_FIRST:],
+        0xC000,
+    ),
     # an item's header between elements was taken for an element of the VR that its length spells
     "item outside of a sequence": (
         PLAIN.data[:AFTER_THE_FIRST] + struct.pack("<HH2sH", 0xFFFE, 0xE000, b"UI", 0) + PLAIN.data[AFTER_THE_FIRST:],
@@ -114,6 +123,17 @@ def test_what_fuzzing_found_stays_mended(found: str) -> None:
 
     assert data != PLAIN.data
     assert judged(with_data(PLAIN, data)) == status
+
+
+def test_a_vr_of_a_later_edition_hides_nothing_that_comes_after_it() -> None:
+    at = PLAIN.data.index(b"\x10\0\x10\0PN")
+    one = with_data(PLAIN, PLAIN.data[:at] + struct.pack("<HH2s2xI", 0x0008, 0x9999, b"CQ", 4) + b"abcd" + PLAIN.data[at:])
+
+    found = judged(one)
+
+    assert isinstance(found, Examined)
+    assert found.study_instance_uid == judged(PLAIN).study_instance_uid  # type: ignore[union-attr]
+    agrees_with_pydicom(one, found)
 
 
 @pytest.mark.parametrize("one", samples(), ids=lambda one: one.name)

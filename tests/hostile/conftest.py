@@ -43,7 +43,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def spool(tmp_path_factory: pytest.TempPathFactory) -> Spool:
-    """One for all listeners in this process: its thousand folders take longer to make than a test, and rows are its own."""
+    """One for all listeners in this process: its folders take longer to make than a test, and rows are its own."""
     return Spool(tmp_path_factory.mktemp("shared") / "spool", 0)
 
 

@@ -147,11 +147,13 @@ def test_f32_broken_study_waits_anew_and_its_report_says_that_it_may_be_incomple
         house.quiet(before_s)
         wire.send(p_data(1, 3, store_command(str(images[6].SOPInstanceUID))) + p_data(1, 0, studies.encoded(images[6])[:300]))
         wire.send(struct.pack(">BxIxxBB", 7, 4, 0, 0))
-    wait_until("the abort is noted", lambda: house.study(REFUSED).interrupted, 15)
+    wait_until("the abort is noted", lambda: house.study(REFUSED).interrupted_by == "MODALITY", 15)
     settled_early = house.quiet(after_s)
 
     house.answer()
     broken = house.study(REFUSED)
+    house.send(images[:1], calling="ARCHIVE")
+    by_another = house.study(REFUSED).interrupted_by
     house.send(images)
     house.answer()
     whole = house.study(REFUSED)
@@ -159,6 +161,7 @@ def test_f32_broken_study_waits_anew_and_its_report_says_that_it_may_be_incomple
     first, second = house.reports()
     assert settled_early == 0, "the quiet time began anew when the association broke"
     assert broken.incomplete == BROKEN_OFF
+    assert by_another == "MODALITY", "that another sender ends in order says nothing of this one"
     assert [event.detail.get("incomplete") for event in house.events(EventKind.STUDY_SETTLED)] == [BROKEN_OFF, None]
     assert [INCOMPLETE in remarks for remarks in map(input_quality, (first, second))] == [True, False]
     assert (whole.incomplete, predecessors(second)) == (None, [str(first.SOPInstanceUID)])
@@ -269,7 +272,7 @@ def _trickle(house: House, *, until_s: float) -> tuple[int, int]:
     gap_s, elapsed_s, settled = int(house.where.settings.receive.settle_after_s) - 5, 0, 0
     while elapsed_s < until_s + 1:
         house.send([images[min(elapsed_s // gap_s, len(images) - 1)]])
-        settled += house.quiet(gap_s)
+        settled += house.quiet(gap_s, tick_s=5)
         elapsed_s += gap_s
     return elapsed_s, settled
 

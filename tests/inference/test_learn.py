@@ -37,7 +37,7 @@ def bank(count: int = 12, sick: bool = True) -> Bank:
     if sick:
         lesion[::2, 10:16, 10:16] = 255
     image = np.where(brain > 0, rng.normal(0, 0.3, brain.shape) + 3.0 * (lesion > 0), -4.0)
-    return Bank(image.astype(np.float16), brain, brain, lesion)
+    return Bank(image.astype(np.float16), brain, brain, lesion, (count - 5, 5))
 
 
 def material(recipe: Recipe) -> Gathered:

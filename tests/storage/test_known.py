@@ -20,7 +20,7 @@ pytestmark = pytest.mark.feature("R6")
 
 def short(database: Database, known: KnownStudies, one: ReceivedInstance, seconds: float = 0.0) -> bool:
     with database.transaction() as transaction:
-        return known.take(transaction.connection, None, one, peer="PACS", at=at(seconds))
+        return known.take(transaction, None, one, peer="PACS", at=at(seconds))
 
 
 @pytest.fixture

@@ -174,37 +174,71 @@ os.kill(os.getpid(), 9)
     assert spool.path(living.keep(Area.INSTANCES, "1.2")).read_bytes() == b"whole"
 
 
+def test_folders_are_made_when_a_file_needs_them(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    assert not list((spool.root / "results").iterdir())
+
+    kept = spool.path(spool.write(Area.RESULTS, "1.2", b"x"))
+
+    assert [kept.parent] == list((spool.root / "results").iterdir())
+
+
+def test_folders_of_an_area_are_made_at_once_and_again_without_harm(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 0)
+    kept = spool.path(spool.write(Area.INSTANCES, "1.2", b"x"))
+
+    spool.make_folders(Area.INSTANCES)
+    Spool(tmp_path / "spool", 0).make_folders(Area.INSTANCES)
+
+    assert len(list((spool.root / "instances").iterdir())) == 256
+    assert kept.read_bytes() == b"x"
+
+
+_WRITTEN = [("writev", "temporary"), ("fsync", "temporary")]
+_MADE = [("mkdir", "folder"), ("fsync", "area")]
+_NAMED = [("rename", "temporary"), ("fsync", "folder")]
+
+
 @pytest.mark.peer
-def test_file_is_synced_before_its_rename_and_the_folder_after_it(spool: Spool, tmp_path: Path) -> None:
-    """R6, as the system sees it: write, fsync(file), rename, fsync(folder of the new name)."""
+@pytest.mark.parametrize(
+    ("prepare", "steps"),
+    [("", [*_WRITTEN, *_MADE, *_NAMED]), ("spool.make_folders(Area.INSTANCES)", [*_WRITTEN, *_NAMED])],
+    ids=["new folder", "known folder"],
+)
+def test_file_is_synced_before_its_rename_and_the_folder_after_it(
+    spool: Spool, tmp_path: Path, prepare: str, steps: list[tuple[str, str]]
+) -> None:
+    """R6, as the system sees it: write, fsync(file), rename, fsync(folder of the new name), a new folder's own name before."""
     if shutil.which("strace") is None:
         peer_missing("strace is not installed")
-    script = """
+    script = f"""
 import sys
 from pathlib import Path
 from storage.spool import Area, Spool
 spool = Spool(Path(sys.argv[1]), 0)
+{prepare}
 print(spool.write(Area.INSTANCES, "1.2", b"the bytes"), flush=True)
 """
     trace = tmp_path / "trace"
-    calls = "trace=openat,write,writev,fsync,rename,renameat,renameat2"
+    calls = "trace=openat,write,writev,fsync,rename,renameat,renameat2,mkdir,mkdirat"
     command = ["strace", "-f", "-y", "-e", calls, "-o", trace, sys.executable, "-c", script, spool.root]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if "PTRACE" in ran.stderr or "ptrace" in ran.stderr:
         peer_missing(f"strace may not trace here: {ran.stderr.strip()}")
-    folder = str(spool.path(ran.stdout.strip()).parent)
+    folder = spool.path(ran.stdout.strip()).parent
 
     lines = trace.read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if "writev(" in line and '"the bytes"' in line)
     told = next(i for i, line in enumerate(lines) if "write(1<" in line and "instances/" in line)
-    steps = []
+    seen = []
     for line in lines[start:told]:
-        call = re.search(r"(writev?|fsync|rename\w*)\((.*)", line)
+        call = re.search(r"(writev?|fsync|rename|mkdir)\w*\((.*)", line)
         if call is not None:
-            place = "temporary" if "/temporary/" in call[2].split('",')[0] else "folder" if f"<{folder}>" in call[2] else "other"
-            steps.append((call[1], place))
+            places = {"temporary": "/temporary/", "folder": str(folder), "area": str(folder.parent)}
+            first = call[2].split('",')[0]
+            seen.append((call[1], next(name for name, path in places.items() if path in first)))
 
-    assert steps == [("writev", "temporary"), ("fsync", "temporary"), ("rename", "temporary"), ("fsync", "folder")]
+    assert seen == steps
 
 
 def test_no_room_is_told_apart_from_other_errors() -> None:

@@ -13,12 +13,13 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the columns; of studies that settled before nothing is known, and nothing is claimed."""
-    for name in ("forced", "waits", "interrupted"):
+    for name in ("forced", "waits"):
         op.add_column("study", sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("study", sa.Column("interrupted_by", sa.String(length=16), nullable=True))
     op.add_column("study", sa.Column("incomplete", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
     """Remove the columns."""
-    for name in ("incomplete", "interrupted", "waits", "forced"):
+    for name in ("incomplete", "interrupted_by", "waits", "forced"):
         op.drop_column("study", name)

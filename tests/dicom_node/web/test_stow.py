@@ -25,6 +25,7 @@ from storage.events import EventKind
 from storage.models import Association, Instance
 from storage.spool import Spool
 from tests import studies
+from tests.authority import Pair
 from tests.network import Running, wait_until
 from tests.peers import Orthanc, running_orthanc
 from tests.studies import Plan
@@ -64,7 +65,7 @@ class Door:
 @contextmanager
 def door(
     database: Database, spool: Spool, folder: Path, *, addresses: tuple[str, ...] = ("127.0.0.1",), stow: Stow | None = None,
-    maximum_object_mb: float = 100.0,
+    maximum_object_mb: float = 100.0, pair: Pair | None = None,
 ) -> Iterator[Door]:  # fmt: skip
     token = folder / "vna.token"
     token.write_text(TOKEN + "\n", encoding="ascii")
@@ -72,7 +73,7 @@ def door(
     settings = Settings(
         storage=Storage(spool=spool.root, reserve_mb=0),
         receive=Receive(maximum_object_mb=maximum_object_mb),
-        web=Web(port=0),
+        web=Web(port=0) if pair is None else Web(port=0, certificate_file=pair.certificate, key_file=pair.key),
         stow=stow or Stow(),
         stow_clients=(StowClient(name="VNA", token_file=token, addresses=addresses),),
     )
@@ -82,7 +83,7 @@ def door(
     thread.start()
     wait_until(lambda: server.started)
     try:
-        yield Door(Running(None, settings, database, spool, port), f"http://127.0.0.1:{port}/dicom-web")  # type: ignore[arg-type]
+        yield Door(Running(None, settings, database, spool, port), f"{settings.web.scheme}://127.0.0.1:{port}/dicom-web")  # type: ignore[arg-type]
     finally:
         server.should_exit = True
         thread.join()
