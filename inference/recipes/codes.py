@@ -1,7 +1,7 @@
 """Codecs and the networks of codes that several latent recipes share: a codec trained once serves each of them.
 
-A code has a sixteenth of the slice's places (24 x 20 of 96 x 80). The papers take the autoencoder of Stable Diffusion, 84
-million parameters; these have 0.2 million. Its perceptual and adversarial losses are left out.
+A code has a sixteenth of the slice's places (24 x 20 of 96 x 80). Papers take the autoencoder of Stable Diffusion; these have
+a tenth of a million parameters, and are trained without its perceptual and adversarial losses.
 """
 
 from inference.codec_objectives import LearnCodec
