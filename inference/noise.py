@@ -22,7 +22,7 @@ class Noise(Protocol):
     """A random field of zero mean and unit variance."""
 
     def draw(self, random: SliceRandom, like: Tensor) -> Tensor:
-        """A field for each slice, in the shape, type and place of `like`[batch, 1, row, column]; white noise has any channels."""
+        """A field for each slice, in the shape, type and place of `like`[batch, 1, row, column]; white noise any other."""
         ...
 
 
@@ -32,8 +32,7 @@ class White:
 
     def draw(self, random: SliceRandom, like: Tensor) -> Tensor:
         """Standard normal numbers."""
-        channels, rows, columns = like.shape[1:]
-        return random.normal(channels * rows, columns).reshape(like.shape).to(like)
+        return random.normal(*like.shape[1:])[:, 0].to(like)
 
 
 @dataclass(frozen=True, slots=True)
