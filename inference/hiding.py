@@ -52,8 +52,10 @@ class HiddenFrequencies:
         hidden[..., self.rows // 2, 0] = 0
         height, width = x.shape[2:]
         kept = functional.interpolate(1 - hidden, (height, width // 2 + 1), mode="nearest")
-        spectrum = torch.fft.rfft2(x) * torch.fft.ifftshift(kept, dim=2)
-        return torch.fft.irfft2(spectrum, s=(height, width))
+        kept = torch.fft.ifftshift(kept, dim=2)
+        for edge in (0, -1):  # there the half spectrum holds both a frequency and its mirror
+            kept[..., edge] = kept[..., edge] * kept[..., edge].flip(2).roll(1, 2)
+        return torch.fft.irfft2(torch.fft.rfft2(x) * kept, s=(height, width))
 
 
 def _chosen(slices: Slices, use: int, rows: int, columns: int, most: float) -> Tensor:
