@@ -8,7 +8,7 @@ from torch import Tensor
 from inference.contexts import ContextBank
 from inference.corruptors import InTurn, Noised, Untouched
 from inference.film import ContextRestorer
-from inference.front import InFront, Recalled, RecallContexts
+from inference.front import InFront, RecallContexts, Recalled
 from inference.objectives import PredictNoise, RestoreImage
 from inference.recipes import RECIPES
 from inference.recipes.frequency_context import BANK, behind_contexts
