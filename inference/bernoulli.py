@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.denoisers import Beside
+from inference.denoisers import Beside, Denoiser
 from inference.schedules import LINEAR, Schedule
 from inference.slices import Level, Slices, column, told
 
@@ -67,6 +67,22 @@ class PredictedFlips:
         """The mean of the clean value, -1 to 1."""
         shown = x_t if self.beside is None else torch.cat([x_t, self.beside(slices)], dim=1)
         return unflipped(x_t, slices.networks[self.network](shown, told(level, x_t)))
+
+
+@dataclass(frozen=True, slots=True)
+class UnlessFlipped:
+    """Keeps each value of the image unless the estimate holds that it was flipped (Wolleb et al. 2024, arXiv 2403.11667).
+
+    Of a value x and its estimated mean m, the probability of a flip is (1 - x m) / 2.
+    """
+
+    denoiser: Denoiser
+    above: float = 0.5
+
+    def estimate(self, x_t: Tensor, level: Level, slices: Slices) -> Tensor:
+        """The wrapped denoiser's means where a flip is likelier than `above`, the image elsewhere."""
+        x0_hat = self.denoiser.estimate(x_t, level, slices)
+        return torch.where((1 - slices.image * x0_hat) / 2 > self.above, x0_hat, slices.image)
 
 
 def unflipped(x_t: Tensor, logit: Tensor) -> Tensor:

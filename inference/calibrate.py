@@ -84,8 +84,9 @@ def real_reference(localizer: RecipeLocalizer, bank: Bank, limit: int = 240) -> 
     step = max(1, len(bank.image) // limit)
     brain = bank.brain[::step] > 127
     images = np.where(brain, bank.image[::step].astype(np.float32), np.float32(-UNIT))
+    ordinary = localizer.bundle.card.ordinary_contrast
     pairs = zip(images, brain, strict=True)
-    images = np.stack([stretched(one, stretch_of(one, inside)) for one, inside in pairs])
+    images = np.stack([stretched(one, stretch_of(one, inside, ordinary)) for one, inside in pairs])
     setting = Setting(localizer.bundle.device, multiple=localizer.bundle.card.multiple)
     maps = restore(images, brain, localizer.recipe, localizer.bundle.networks, setting)
     inner = ndimage.binary_erosion(brain, ndimage.generate_binary_structure(2, 1)[None], iterations=1)

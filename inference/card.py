@@ -131,6 +131,9 @@ class ModelCard(_Part):
     """By the names that recipes use; `brain` finds the brain. The weights of NAME are in the file NAME.safetensors."""
     grid_spacing_mm: Range
     """In-plane and, where resampled, through-plane spacing that the network sees."""
+    ordinary_contrast: float = 0.0
+    """Standardised units from the median of a brain to its upper quartile: flatter images are stretched until they have it, at
+    most twofold (`inference.preprocess.stretch_of`). 0: none is."""
     calibration: dict[str, Calibration]
     """Keyed by recipe."""
     operating_point: dict[str, OperatingPointCard]

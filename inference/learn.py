@@ -139,6 +139,7 @@ def outline(recipe: Recipe, brain: Bundle) -> ModelCard:
         recipes=(recipe.name,),
         networks={**specs, BRAIN: NetworkCard(kind="brain", arguments=arguments)},
         grid_spacing_mm=(grid.spacing_mm, 1.0),
+        ordinary_contrast=brain.card.ordinary_contrast,
         calibration={recipe.name: table},
         operating_point={recipe.name: point},
         blind_spots=(NOT_MEASURED,),

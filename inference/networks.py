@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from inference.arguments import number as _number
 from inference.arguments import whole as _whole
 from inference.arguments import wholes as _wholes
+from inference.coders import Codebook, Limit, SliceDecoder, SliceEncoder
 from inference.conditioned import DynamicUnet, VolumeUnet
 from inference.contexts import ContextBank
 from inference.film import ContextRestorer
@@ -201,6 +202,10 @@ KINDS: Mapping[str, Callable[[Mapping[str, object]], nn.Module]] = MappingProxyT
         "noisy_classifier": NoisyClassifier,
         "autoencoder": Autoencoder,
         "pixel_heads": PixelHeads,
+        "slice_encoder": SliceEncoder,
+        "slice_decoder": SliceDecoder,
+        "codebook": Codebook,
+        "limit": Limit,
     }
 )
 """What a model card may call a network, and what builds it from the card's arguments."""

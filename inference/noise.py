@@ -22,7 +22,7 @@ class Noise(Protocol):
     """A random field of zero mean and unit variance."""
 
     def draw(self, random: SliceRandom, like: Tensor) -> Tensor:
-        """A field for each slice, in the shape, type and place of `like`[batch, 1, row, column]."""
+        """A field for each slice, in the shape, type and place of `like`[batch, 1, row, column]; white noise any other."""
         ...
 
 
@@ -32,7 +32,7 @@ class White:
 
     def draw(self, random: SliceRandom, like: Tensor) -> Tensor:
         """Standard normal numbers."""
-        return random.normal(*like.shape[2:]).to(like)
+        return random.normal(*like.shape[1:])[:, 0].to(like)
 
 
 @dataclass(frozen=True, slots=True)

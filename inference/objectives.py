@@ -109,13 +109,14 @@ class PredictNoise:
 
 @dataclass(frozen=True, slots=True)
 class PredictFlips:
-    """Which pixels of a mask were flipped, over all levels alike (BerDiff, arXiv 2304.04429, section 2.2).
+    """Which values of a mask or a binary code were flipped, over all levels alike (BerDiff, arXiv 2304.04429, section 2.2).
 
     The cross-entropy of the flips plus the divergence of the step that they lead to from the true one, a thousandth further down.
     """
 
     corruptor: Flipped = Flipped()
     network: str = "flips"
+    of: Shown = Shown.MASK
     beside: Beside | None = None
     levels: tuple[float, float] = (0.002, 1.0)
 
@@ -126,7 +127,7 @@ class PredictFlips:
 
     def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
         slices = _slices(networks, examples, generator)
-        clean = 2 * examples.lesion - 1
+        clean = examples.image if self.of is Shown.IMAGE else 2 * examples.lesion - 1
         level = _levels(self.levels, len(clean), generator)
         x_t = self.corruptor.corrupt(clean, level, slices)
         shown = x_t if self.beside is None else torch.cat([x_t, self.beside(slices)], dim=1)

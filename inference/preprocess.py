@@ -27,8 +27,6 @@ UNIT = 4.0
 """Standardised units per brain median: 0 is the median, -UNIT is no signal, +1 is a quarter brighter."""
 BRIGHTEST = 14.0
 """Standardised intensities above this are cut off; no tissue inside the brain is 4.5 times as bright as its median."""
-ORDINARY_CONTRAST = 0.4
-"""Standardised units from the median of a brain to its upper quartile; flatter images are stretched until they have it."""
 MOST_STRETCH = 2.0
 """No image is stretched further, so that noise never becomes contrast."""
 ORIENTATION = "HPL"
@@ -109,7 +107,7 @@ def prepare(volume: Volume, card: ModelCard, brain_mask: Callable[[FloatArray], 
     cropped, mask = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.bool_)
     cropped[for_part], mask[for_part] = images[for_whole], brain[for_whole]
     standard = standardise(cropped, mask, median)
-    stretch = stretch_of(standard, mask)
+    stretch = stretch_of(standard, mask, card.ordinary_contrast)
     images = np.minimum(stretched(standard, stretch), np.float32(BRIGHTEST))
     return Prepared(images, mask, median, stretch, grid.spacing_mm, volume, window, grid)
 
@@ -126,8 +124,8 @@ def standardise(images: FloatArray, brain: BoolArray, median: float) -> FloatArr
     return np.where(brain, standard, np.float32(-UNIT)).astype(np.float32)
 
 
-def stretch_of(standard: FloatArray, brain: BoolArray) -> float:
-    """What brings the upper quartile of a flat image's brain to ORDINARY_CONTRAST above its median: 1 to MOST_STRETCH.
+def stretch_of(standard: FloatArray, brain: BoolArray, ordinary: float) -> float:
+    """What brings the upper quartile of a flat image's brain to `ordinary` above its median: 1 to MOST_STRETCH.
 
     The upper half of the brain's intensities tells the contrast between its tissues; the lower half would tell of fluid, and
     so of age. A large bright lesion only raises the quartile, and no image is ever made flatter. Takes standardised intensities.
@@ -135,7 +133,7 @@ def stretch_of(standard: FloatArray, brain: BoolArray) -> float:
     if not brain.any():
         return 1.0
     median, upper = np.percentile(standard[brain], (50, 75))
-    return float(np.clip(ORDINARY_CONTRAST / max(upper - median, 1e-6), 1.0, MOST_STRETCH))
+    return float(np.clip(ordinary / max(upper - median, 1e-6), 1.0, MOST_STRETCH))
 
 
 def stretched(standard: FloatArray, stretch: float) -> FloatArray:

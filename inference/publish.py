@@ -51,6 +51,8 @@ from inference.training import RECIPES, TrainingRecipe, analytic_seeds, brain_co
 log = structlog.get_logger()
 
 VERSION = "0.3.0"
+ORDINARY_CONTRAST = 0.4
+"""As most FLAIR images have it; chosen on development patients (`inference/EXPERIMENTS.md`)."""
 LOCALIZERS = ("cold_outline", "cold_restore", "intensity")
 VALIDITY = Validity(
     modality="MR",
@@ -185,6 +187,7 @@ def outline(recipe: TrainingRecipe) -> ModelCard:
             BRAIN: NetworkCard(kind="brain", arguments=brain_config(recipe)),
         },
         grid_spacing_mm=(recipe.restore_spacing_mm, 1.0),
+        ordinary_contrast=ORDINARY_CONTRAST,
         calibration=dict.fromkeys(LOCALIZERS, table),
         operating_point=dict.fromkeys(LOCALIZERS, point),
         blind_spots=(),

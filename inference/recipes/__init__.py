@@ -8,6 +8,7 @@ from inference.recipes.anofpdm import ANOFPDM
 from inference.recipes.autoddpm import AUTODDPM
 from inference.recipes.autoencoder_residual import AUTOENCODER_RESIDUAL
 from inference.recipes.berdiff import BERDIFF
+from inference.recipes.bernoulli_latent import BERNOULLI_LATENT
 from inference.recipes.bridge import BRIDGE
 from inference.recipes.cddpm import CDDPM
 from inference.recipes.classifier_free import CLASSIFIER_FREE
@@ -24,6 +25,9 @@ from inference.recipes.equalised import EQUALISED
 from inference.recipes.frequency_context import FDP_DAE
 from inference.recipes.image_conditioned import IMAGE_CONDITIONED
 from inference.recipes.intensity import INTENSITY
+from inference.recipes.invad import INVAD
+from inference.recipes.latent_diffusion import LATENT_DIFFUSION
+from inference.recipes.mad_ad import MAD_AD
 from inference.recipes.mask_ensemble import MASK_ENSEMBLE
 from inference.recipes.mddpm import MDDPM
 from inference.recipes.medsegdiff import MEDSEGDIFF
@@ -31,6 +35,7 @@ from inference.recipes.mhd import MHD
 from inference.recipes.patchddm import PATCHDDM
 from inference.recipes.pddpm import PDDPM
 from inference.recipes.recipe import Recipe
+from inference.recipes.reflect import REFLECT
 from inference.recipes.thor import THOR
 from inference.recipes.timestep_ensemble import TIMESTEP_ENSEMBLE
 
@@ -55,6 +60,11 @@ RECIPES = MappingProxyType(
             MDDPM,
             CDDPM,
             AUTODDPM,
+            LATENT_DIFFUSION,
+            BERNOULLI_LATENT,
+            MAD_AD,
+            INVAD,
+            REFLECT,
             CLASSIFIER_FREE,
             CLASSIFIER_GUIDED,
             DDIB,

@@ -57,7 +57,7 @@ def test_every_recipe_trains_all_its_networks_and_leaves_them_at_rest(recipe: Re
     chosen = small(recipe)
     before = train_networks(chosen, material(chosen), Run(Budget(steps=1), tmp_path / "one", device="cpu"))[0]
 
-    networks, facts = train_networks(chosen, material(chosen), Run(Budget(steps=9), tmp_path / "nine", device="cpu"))
+    networks, facts = train_networks(chosen, material(chosen), Run(Budget(steps=20), tmp_path / "twenty", device="cpu"))
 
     assert set(networks) == set(chosen.networks)
     for name, network in networks.items():

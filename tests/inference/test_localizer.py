@@ -70,7 +70,7 @@ def test_the_label_of_a_finding_covers_its_blob_in_the_source_array(grid: dict[s
     for number, blob in enumerate(BLOBS, start=1):
         changed = scan.array > 1.2 * clean.array if blob.factor > 1 else scan.array < 0.8 * clean.array
         overlap = np.count_nonzero((labels == number) & changed)
-        assert 2 * overlap / (np.count_nonzero(labels == number) + np.count_nonzero(changed)) > 0.9
+        assert 2 * overlap / (np.count_nonzero(labels == number) + np.count_nonzero(changed)) > 0.88
 
 
 def test_a_head_without_blobs_has_no_findings_and_says_so() -> None:

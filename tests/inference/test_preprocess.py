@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from inference.preprocess import (
     MOST_STRETCH,
-    ORDINARY_CONTRAST,
     UNIT,
     Grid,
     Prepared,
@@ -114,15 +113,16 @@ def test_a_flat_image_is_stretched_above_its_median_alone_and_another_is_left_as
     flat = np.array([[[-3.0, -0.2, -0.1, 0.0, 0.0, 0.1, 0.25, 0.25]]], dtype=np.float32)
     lively = np.sign(flat) * np.abs(4 * flat)
 
-    stretch = stretch_of(flat, brain)
+    stretch = stretch_of(flat, brain, 0.4)
     tense = stretched(flat, stretch)
 
     assert 1.5 < stretch <= MOST_STRETCH
-    assert stretch_of(lively, brain) == 1.0
-    assert np.percentile(tense, 75) - np.percentile(tense, 50) <= ORDINARY_CONTRAST + 1e-6
+    assert stretch_of(lively, brain, 0.4) == 1.0
+    assert np.percentile(tense, 75) - np.percentile(tense, 50) <= 0.4 + 1e-6
     assert np.array_equal(tense[flat <= 0], flat[flat <= 0])
     assert np.allclose(stretched(tense, 1 / stretch), flat)
-    assert stretch_of(flat, np.zeros_like(brain)) == 1.0
+    assert stretch_of(flat, np.zeros_like(brain), 0.4) == 1.0
+    assert stretch_of(flat, brain, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("contrast", [0.3, 1.0])
@@ -131,9 +131,10 @@ def test_the_network_sees_a_flat_head_with_the_contrast_of_an_ordinary_one(contr
     array = np.asarray(volume.array, dtype=np.float32)
     flat = volume.with_array(np.where(array > 100.0, 100.0 + contrast * (array - 100.0), array).astype(np.float32))
 
-    prepared = prepare(flat, card(), everything_bright)
+    prepared = prepare(flat, card(ordinary_contrast=0.4), everything_bright)
 
-    assert prepared.stretch >= 1.0
+    assert prepared.stretch > 1.0
+    assert prepare(flat, card(), everything_bright).stretch == 1.0
     signal = prepared.destandardise(prepared.images)
     again = standardise(signal, prepared.brain, prepared.median)
     assert np.allclose(stretched(again, prepared.stretch)[prepared.brain], prepared.images[prepared.brain], atol=1e-3)
