@@ -92,6 +92,9 @@ def train(
     label_maps: Annotated[Path | None, typer.Option(help="folder of whole-head label maps for synthetic heads")] = None,
     soop: Annotated[Path | None, typer.Option(help="folder of the SOOP FLAIR slices")] = None,
     brain: Annotated[Path | None, typer.Option(help="bundle whose brain network is used; default: the shipped one")] = None,
+    grid: Annotated[
+        bool, typer.Option(help="put the phantom grid of the finished bundle onto its card; a minute or more")
+    ] = True,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores")] = 0,
 ) -> None:
     """Train a recipe on a site's own studies: resumable, patients split, provenance and licences on the card."""
@@ -126,8 +129,29 @@ def train(
         raise CommandError(str(error)) from error
     typer.echo(f"{card.name} {card.version} written to {out}")
     typer.echo(f"samples: {work / 'samples.png'}; training slices to look at: {work / 'audit.json'}")
+    if grid:
+        _attach_grid(out, recipe, label_maps, device)
     if not card.distributable:
         typer.echo("evaluation only; may not be distributed", err=True)
+
+
+def _attach_grid(bundle: Path, recipe: str, label_maps: Path | None, device: str) -> None:
+    """Which lesions the finished bundle finds, by size and contrast, as a chart on its card; one lesion-free head."""
+    from inference.evaluation.grid import measure_grid
+    from inference.evaluation.sources import healthy_volumes
+    from inference.localizer import load_localizer
+    from inference.publish import attach_grid
+    from inference.types import Refusal
+
+    try:
+        localizer = load_localizer(bundle, recipe, device=device)
+        attach_grid(bundle, {recipe: measure_grid(localizer, healthy_volumes(1, label_maps, None), each=4)})
+    except Refusal as refusal:
+        typer.echo(
+            f"no phantom grid on the card: the bundle refuses the head that lesions would be painted into: {refusal}", err=True
+        )
+        return
+    typer.echo(f"phantom grid on the card: {bundle / 'MODEL_CARD.md'}")
 
 
 def check_localizer(

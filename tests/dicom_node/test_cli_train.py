@@ -54,3 +54,14 @@ def test_a_folder_without_a_usable_study_is_an_error_that_names_it(tmp_path: Pat
     assert done.exit_code != 0
     assert "scans: no study that can be used" in str(done.exception)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_a_trained_bundle_carries_its_phantom_grid(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["train", "dae", "--out", str(tmp_path / "bundle"), "--steps", "2", "--threads", "1"])
+
+    assert done.exit_code == 0, done.output
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Painted lesions 50 % darker" in card
+    assert "(detection-bias-dae.svg)" in card
+    assert (tmp_path / "bundle" / "detection-bias-dae.svg").exists()
