@@ -82,13 +82,20 @@ def picture(recipe: Recipe) -> str:
     """The five parts with their numbers, left to right, and the trainings behind them, as SVG text."""
     texts = {name: part_lines(getattr(recipe, name)) for name in PARTS}
     height = 62 + _LINE * max(len(lines) for lines in texts.values())
-    drawn = [_box(number, 10, height, name, DOES[name], texts[name], "#2463a8") for number, name in enumerate(PARTS)]
+    step = _WIDE + _GAP
+    drawn = [
+        _box(10 + number * step, 10, (_WIDE, height), (name, DOES[name]), texts[name], "#2463a8")
+        for number, name in enumerate(PARTS)
+    ]
     drawn += [_arrow(number, 10 + height / 2) for number in range(len(PARTS) - 1)]
-    learned = [stage_lines(recipe, stage) for stage in recipe.training.stages]
+    room = max(2, len(recipe.training.stages))
+    wide = (len(PARTS) * step - _GAP - (room - 1) * _GAP) / room
+    learned = [stage_lines(recipe, stage, int(_CHARACTERS * wide / _WIDE)) for stage in recipe.training.stages]
     below = height + 44
     under = 62 + _LINE * max((len(lines) for lines in learned), default=0)
     for number, (stage, lines) in enumerate(zip(recipe.training.stages, learned, strict=True)):
-        drawn.append(_box(number, below, under, f"training {number + 1}", ", ".join(stage.trains), lines, "#3a8f57"))
+        title = f"training {number + 1}", ", ".join(stage.trains)
+        drawn.append(_box(10 + number * (wide + _GAP), below, (wide, under), title, lines, "#3a8f57"))
     total = below + under + 10 if learned else height + 20
     width = len(PARTS) * _WIDE + (len(PARTS) - 1) * _GAP + 20
     return (
@@ -101,15 +108,16 @@ def picture(recipe: Recipe) -> str:
 
 def part_lines(part: object) -> list[str]:
     """The name of a part and its numbers, one a line; parts within it are indented."""
-    return _wrapped(_told(part, 0))
+    return _wrapped(_told(part, 0), _CHARACTERS)
 
 
-def stage_lines(recipe: Recipe, stage: Stage) -> list[str]:
-    """What a training learns, from what, and how."""
-    kinds = {spec.name: spec for spec in recipe.training.networks}
-    lines = [f"{name}: {kinds[name].kind}" for name in stage.trains]
-    lines += [f"slices: {stage.material}", f"batch {stage.batch}, rate {stage.learning_rate:g}"]
-    return _wrapped([*lines, *_told(stage.objective, 0)])
+def stage_lines(recipe: Recipe, stage: Stage, characters: int) -> list[str]:
+    """What a training learns, from what, how and for what part of the time, in lines of so many characters."""
+    specs = {spec.name: spec for spec in recipe.training.networks}
+    lines = [f"{name}: {specs[name].kind}, {_word(specs[name].arguments)}" for name in stage.trains]
+    share = stage.share / sum(one.share for one in recipe.training.stages)
+    lines += [f"slices: {stage.material}", f"batch {stage.batch}, rate {stage.learning_rate:g}, {share:.0%} of the time"]
+    return _wrapped([*lines, *_told(stage.objective, 0)], characters)
 
 
 def _told(value: object, depth: int) -> list[str]:
@@ -127,7 +135,7 @@ def _told(value: object, depth: int) -> list[str]:
 
 
 def _word(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         if value and isinstance(value[0], tuple):
             return f"{len(value)} steps, {_word(value[0][0])} to {_word(value[-1][-1])}"
         if len(value) > _MOST_SHOWN:
@@ -140,26 +148,24 @@ def _word(value: object) -> str:
     return str(getattr(value, "__name__", value)).replace("_", " ")
 
 
-def _wrapped(lines: Sequence[str]) -> list[str]:
+def _wrapped(lines: Sequence[str], characters: int) -> list[str]:
     found: list[str] = []
     for line in lines:
         indent = " " * (len(line) - len(line.lstrip()) + 2)
-        found += textwrap.wrap(line, _CHARACTERS, subsequent_indent=indent, drop_whitespace=True, replace_whitespace=False) or [
-            ""
-        ]
+        found += textwrap.wrap(line, characters, subsequent_indent=indent, drop_whitespace=True, replace_whitespace=False) or [""]
     return found
 
 
-def _box(number: int, top: float, height: float, title: str, under: str, lines: Sequence[str], colour: str) -> str:
-    left = 10 + number * (_WIDE + _GAP)
+def _box(left: float, top: float, size: tuple[float, float], title: tuple[str, str], lines: Sequence[str], colour: str) -> str:
+    (wide, height), (name, under) = size, title
     body = "".join(
         f'<text x="{left + 10 + 5 * (len(line) - len(line.lstrip()))}" y="{top + 58 + _LINE * row}" font-size="11.5" '
         f'fill="#1b2733">{escape(line.strip())}</text>'
         for row, line in enumerate(lines)
     )
     return (
-        f'<rect x="{left}" y="{top}" width="{_WIDE}" height="{height}" rx="9" fill="#f5f8fb" stroke="{colour}"/>'
-        f'<text x="{left + 10}" y="{top + 21}" font-size="14" font-weight="600" fill="{colour}">{escape(title)}</text>'
+        f'<rect x="{left}" y="{top}" width="{wide}" height="{height}" rx="9" fill="#f5f8fb" stroke="{colour}"/>'
+        f'<text x="{left + 10}" y="{top + 21}" font-size="14" font-weight="600" fill="{colour}">{escape(name)}</text>'
         f'<text x="{left + 10}" y="{top + 37}" font-size="11" fill="#5b6b7b">{escape(under)}</text>{body}'
     )
 

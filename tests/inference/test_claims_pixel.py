@@ -133,7 +133,7 @@ def test_a_network_that_learned_with_hidden_parts_fills_them_in_better(seed: int
 
     errors = {}
     for name in ("pddpm", "mddpm"):
-        network = restorer(RECIPES[name], 80, seed)["restorer"]
+        network = restorer(RECIPES[name], 60, seed)["restorer"]
         with torch.no_grad():
             answer = network(hidden, torch.full((24,), 0.5))
         errors[name] = error(answer, clean, changed)
@@ -151,7 +151,7 @@ def test_a_context_vector_tells_the_grey_level_that_noise_has_hidden(seed: int) 
     for beside in (the_image, nothing):
         torch.manual_seed(seed)
         stage = Stage(("restorer",), RestoreImage(recipe.corruptor, levels=(0.4, 0.6), beside=beside))
-        slices = shown(clean, seed, **trained((stage,), {"restorer": build("context_restorer", arguments)}, 100, seed))
+        slices = shown(clean, seed, **trained((stage,), {"restorer": build("context_restorer", arguments)}, 60, seed))
         with torch.no_grad():
             x_t = recipe.corruptor.corrupt(clean, 0.5, slices)
             answer = CleanImage(beside=beside).estimate(x_t, 0.5, slices)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
-from inference.describe import PARTS, page, part_lines, picture, price
+from inference.describe import PARTS, page, part_lines, picture, price, stage_lines
 from inference.recipes import RECIPES
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -40,6 +40,18 @@ def test_another_number_makes_another_picture() -> None:
 
     assert picture(other) != picture(recipe)
     assert "  intensity weight: 0.125" in part_lines(other.scorer)
+
+
+def test_a_training_says_what_its_network_is_made_of_and_how_long_it_lasts_and_parts_in_turn_are_all_named() -> None:
+    bank, restorer = RECIPES["fdp_dae"].training.stages
+
+    first, second = (" ".join(stage_lines(RECIPES["fdp_dae"], stage, 80)) for stage in (bank, restorer))
+
+    assert "entries 128" in first
+    assert "25% of the time" in first
+    assert "channels 24, 40, 64" in second
+    assert "Recalled" in second
+    assert "CoarseNoise" in second
 
 
 @pytest.mark.parametrize(
