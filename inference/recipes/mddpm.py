@@ -4,28 +4,23 @@ Iqbal et al., MLMI 2023, arXiv 2305.19867. Here both kinds are hidden in every s
 one box is noised; the run is that of pDDPM.
 """
 
+from dataclasses import replace
+
 from inference.corruptors import InTurn, Noised
-from inference.denoisers import CleanImage
 from inference.hiding import HiddenFrequencies, HiddenPatches
 from inference.objectives import RestoreImage
-from inference.patches import Boxed, Stitched
-from inference.postprocess import Components
+from inference.patches import Boxed
 from inference.recipes.anoddpm import SIMPLEX
-from inference.recipes.pddpm import LEVEL, TRAINED
-from inference.recipes.recipe import NetworkSpec, Recipe, Stage, Training
+from inference.recipes.pddpm import PDDPM, TRAINED
+from inference.recipes.recipe import NetworkSpec, Stage, Training
 from inference.recipes.trainings import RESTORER
-from inference.scorers import Residual
 
 MASKED = InTurn((HiddenPatches(), HiddenFrequencies(), Boxed(Noised(SIMPLEX))))
 
-MDDPM = Recipe(
+MDDPM = replace(
+    PDDPM,
     name="mddpm",
     paper="arXiv 2305.19867",
-    corruptor=Noised(SIMPLEX),
-    denoiser=CleanImage(),
-    sampler=Stitched(LEVEL),
-    scorer=Residual(),
-    postprocessor=Components(median=3),
     training=Training(
         networks=(NetworkSpec("restorer", "restorer", RESTORER),),
         stages=(Stage(("restorer",), RestoreImage(MASKED, levels=TRAINED), learning_rate=1e-3),),
