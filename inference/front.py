@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference.contexts import ContextBank
 from inference.corruptors import Corruptor
 from inference.denoisers import Denoiser
 from inference.objectives import Examples, LossOfExamples, Trained
@@ -55,7 +56,10 @@ class InFront:
 
 @dataclass(frozen=True, slots=True)
 class RecallContexts:
-    """The low frequencies of healthy slices by a bank of contexts, so that the bank learns what healthy ones there are."""
+    """The low frequencies of healthy slices by a bank of contexts, so that the bank learns what healthy ones there are.
+
+    The first slices become its contexts and move from there: a bank that starts at random recalls one mean slice for all.
+    """
 
     network: str = "contexts"
 
@@ -66,5 +70,8 @@ class RecallContexts:
 
     def _loss(self, networks: Trained, examples: Examples, generator: torch.Generator) -> Tensor:
         del generator
+        bank = networks[self.network]
+        assert isinstance(bank, ContextBank)
+        bank.fill(examples.image)
         level = torch.zeros(len(examples.image)).to(examples.image)
-        return functional.mse_loss(networks[self.network](examples.image, level).float(), examples.image)
+        return functional.mse_loss(bank(examples.image, level).float(), examples.image)

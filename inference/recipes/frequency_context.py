@@ -1,8 +1,8 @@
 """FDP: the low frequencies of the scan are replaced by healthy ones from a bank before any other recipe sees it.
 
-arXiv 2511.12899: a disc of a tenth of the spectrum, attention over 128 contexts. The bank is learnt first, from random contexts
-(the paper starts from k-means); a recipe that learns to restore images then learns behind it, any other as it would alone.
-Shown before the denoising autoencoder, where the paper gains most.
+arXiv 2511.12899: a disc of a tenth of the spectrum, attention over 128 contexts. The bank is learnt first, from the first 128
+slices (the paper starts from k-means++); a recipe that learns to restore images then learns behind it, any other as it would
+alone. Shown before the denoising autoencoder, where the paper gains most.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ BANK: dict[str, Argument] = {
     "multiple": 8,
     "cutoff": 0.1,
     "entries": 128,
-    "width": 64,
+    "temperature": 0.1,
 }
 FRONT = Recalled()
 
@@ -28,7 +28,7 @@ FRONT = Recalled()
 def behind_contexts(recipe: Recipe) -> Recipe:
     """The recipe with the bank in front of it, trained first for a quarter of the time."""
     stages = recipe.training.stages
-    first = Stage((FRONT.network,), RecallContexts(), learning_rate=2e-2, share=sum(stage.share for stage in stages) / 3)
+    first = Stage((FRONT.network,), RecallContexts(), learning_rate=1e-2, share=sum(stage.share for stage in stages) / 3)
     networks = (NetworkSpec(FRONT.network, "context_bank", BANK), *recipe.training.networks)
     return replace(
         recipe,

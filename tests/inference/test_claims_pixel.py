@@ -224,9 +224,9 @@ class Repeats:
 def bank(seed: int) -> nn.Module:
     """A bank of contexts that learned heads."""
     torch.manual_seed(seed)
-    arguments = {**BANK, "rows": ROWS, "columns": COLUMNS, "entries": 32, "width": 16}
+    arguments = {**BANK, "rows": ROWS, "columns": COLUMNS, "entries": 64}
     first = behind_contexts(RECIPES["dae"]).training.stages[0]
-    return trained((first,), {"contexts": build("context_bank", arguments)}, 250, seed)["contexts"]
+    return trained((first,), {"contexts": build("context_bank", arguments)}, 100, seed)["contexts"]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

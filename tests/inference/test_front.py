@@ -16,7 +16,7 @@ from inference.samplers import OneShot
 from inference.scorers import Residual
 from tests.inference.heads import Knows, restless, shown
 
-SMALL = {**BANK, "rows": 32, "columns": 24, "entries": 6, "width": 8}
+SMALL = {**BANK, "rows": 32, "columns": 24, "entries": 6}
 
 
 def waves(shape: tuple[int, int], cycles_per_pixel: float) -> Tensor:
@@ -69,6 +69,22 @@ def test_beyond_the_grid_of_the_bank_nothing_changes_but_for_the_soft_rim() -> N
 
     assert float(change[..., :32, 36:60].max()) == 0.0
     assert float(change[..., 32:64, 36:60].mean()) > 0.1
+
+
+def test_a_bank_fills_with_the_first_slices_and_recalls_each_of_them_rather_than_their_mean() -> None:
+    random = torch.Generator().manual_seed(0)
+    images = 4 * torch.randn(6, 1, 1, 1, generator=random) + waves((32, 24), 0.04) * torch.randn(6, 1, 1, 1, generator=random)
+    bank = ContextBank(SMALL)
+
+    bank.fill(images[:4])
+    half_empty = int(bank.empty().sum())
+    bank.fill(images)
+    with torch.no_grad():
+        recalled = bank(images[:4], torch.zeros(4))
+
+    assert half_empty == 2
+    assert not bank.empty().any()
+    assert float((recalled - images[:4]).abs().mean()) < 0.2 * float((images[:4] - images[:4].mean(0)).abs().mean())
 
 
 def test_any_recipe_can_be_had_behind_the_bank() -> None:
