@@ -19,7 +19,7 @@ from dicom_node.simulator import send_datasets
 from dicom_node.workflow import Site, utc_now
 from storage import queue
 from storage.database import Database
-from storage.models import Commitment, Delivery
+from storage.models import Commitment, Delivery, Study
 from storage.states import DeliveryState
 from tests.archive import Archive, running
 from tests.parcels import kinds, requests, results, state, until_idle, waiting
@@ -302,7 +302,7 @@ def test_files_of_an_unproven_delivery_are_not_purged(tmp_path: Path, database: 
     where = made(tmp_path, database, report_wait_s=0.0)
     waiting(where, results())
     with where.database.write() as session:
-        session.execute(update(workflow.Study).values(state="SETTLED", settled_at=utc_now()))
+        session.execute(update(Study).values(state="SETTLED", settled_at=utc_now()))
     later = utc_now() + timedelta(days=30)
     with running(Archive(reports="never")) as archive:
         until_idle(where, archive.destination(proof="commitment"))

@@ -190,6 +190,7 @@ def test_patients_are_split_and_their_slices_standardised() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_small_training_ends_in_a_bundle_and_a_second_call_in_the_same_one(tmp_path: Path) -> None:
     recipe = RECIPES["smoke"]
 
