@@ -14,7 +14,8 @@ _LIMITS = """
 - The restorer sees one slice at a time. Lesions that show only between slices are missed.
 - Bright findings are what it is for. Dark ones (cysts, old infarcts) are found less.
 - A finding must be striking or large: small faint lesions, above all those of multiple sclerosis, are left out by the operating
-  point. The white-matter patients were looked at while the weights of the score were chosen; glioma patients kept back were not.
+  point. The white-matter patients and the one with multiple sclerosis were looked at while the score, its support by neighbours
+  and the stretch of flat images were chosen; glioma patients kept back were not.
 - Old strokes, surgery, haemorrhage, contrast agent, children and motion were not measured.
 - Neck and scalp are removed by a mask network and two plain rules (`inference.brain`); both can fail.
 """
