@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -139,7 +140,6 @@ def running(receiver: Receiver, work: Path) -> Iterator[tuple[int, psutil.Proces
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
-            shutil.rmtree(folder)
 
 
 def dcmtk(tool: str, nodelay: bool) -> Callable[[int, Sequence[Sequence[Path]]], None]:
@@ -246,17 +246,30 @@ def multiframes(megabytes: int, folder: Path) -> Load:
     return Load(f"multiframe {megabytes} MB", sets)
 
 
-def table(load: Load, receivers: Sequence[Receiver], work: Path) -> dict[str, dict[int, Measured]]:
-    """Each receiver with each number of associations; DCMTK's storescu sends."""
-    found: dict[str, dict[int, Measured]] = {}
-    for receiver in receivers:
-        with running(receiver, work) as (port, process):
-            found[receiver.name] = {}
+def table(load: Load, receivers: Sequence[Receiver], work: Path, rounds: int) -> dict[str, dict[int, Measured]]:
+    """Each receiver with each number of associations; DCMTK's storescu sends. Of several rounds each cell's median.
+
+    Where they are many, files stay until the end: ext4 avoids the inodes of deleted ones for minutes, at the cost of whoever
+    makes files next.
+    """
+    cells: dict[str, dict[int, list[Measured]]] = {one.name: {parallel: [] for parallel in load.sets} for one in receivers}
+    for _, receiver in product(range(rounds), receivers):
+        folder, few = Path(mkdtemp(dir=work)), False
+        with running(receiver, folder) as (port, process):
             for parallel, sets in load.sets.items():
                 count = sum(len(files) for files in sets)
                 send = partial(dcmtk("storescu", receiver.nodelay), port, sets)
-                found[receiver.name][parallel] = measured(process, count, send)
-    return found
+                cells[receiver.name][parallel].append(measured(process, count, send))
+                few = count <= max(ASSOCIATIONS)
+        if few:
+            shutil.rmtree(folder)
+    return {name: {parallel: median(found) for parallel, found in one.items()} for name, one in cells.items()}
+
+
+def median(found: Sequence[Measured]) -> Measured:
+    """Each figure's median."""
+    values = zip(*((one.rate, one.cpu_ms, one.peak_mb) for one in found), strict=True)
+    return Measured(*map(statistics.median, values))
 
 
 def show(title: str, found: dict[str, dict[int, Measured]]) -> None:
@@ -338,8 +351,9 @@ def idle(work: Path) -> str:
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=200, help="MR images for each cell, shared among its associations")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the images, and multiframes of 25 MB")
+    parser.add_argument("--images", type=int, default=600, help="MR images for each cell, shared among its associations")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each cell is measured; the median is shown")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the images, multiframes of 25 MB, one round")
     parser.add_argument("--work", type=Path, default=None, help="folder on the disk to measure; default: the temporary folder")
     parser.add_argument("--listeners", type=int, default=2, help="listener processes of the second row of Fovea; 1: no such row")
     given = parser.parse_args()
@@ -347,7 +361,7 @@ def main() -> None:
     if given.listeners > 1:
         receivers = (RECEIVERS[0], several(given.listeners), *RECEIVERS[1:])
         with_nagle = (WITH_NAGLE[0], several(given.listeners, nodelay=False), *WITH_NAGLE[1:])
-    total = given.images // 4 if given.quick else given.images
+    total, rounds = (given.images // 4, 1) if given.quick else (given.images, given.rounds)
     work = Path(mkdtemp(prefix="bench-", dir=given.work))
     counts = {parallel: max(5, total // parallel) for parallel in ASSOCIATIONS}
     fewer = {parallel: max(3, count // 3) for parallel, count in counts.items()}
@@ -355,15 +369,12 @@ def main() -> None:
         print(f"processes: fovea 1 unless its row says more, orthanc 1, storescp 1 for each association; {os.cpu_count()} cores")
         print(idle(work), flush=True)
         mr = images("MR", Plan(), counts, work / "mr")
-        show("MR 136 kB, TCP_NODELAY=1", table(mr, receivers, work))
-        show("MR 136 kB, DCMTK's sender and receiver with Nagle on", table(mr, with_nagle, work))
-        shutil.rmtree(work / "mr")
+        show("MR 136 kB, TCP_NODELAY=1", table(mr, receivers, work, rounds))
+        show("MR 136 kB, DCMTK's sender and receiver with Nagle on", table(mr, with_nagle, work, 1))
         ct = images("CT", Plan(rows=512, columns=512), fewer, work / "ct")
-        show("512 x 512 (530 kB, as CT), TCP_NODELAY=1", table(ct, receivers, work))
-        shutil.rmtree(work / "ct")
+        show("512 x 512 (530 kB, as CT), TCP_NODELAY=1", table(ct, receivers, work, rounds))
         large = multiframes(25 if given.quick else 100, work / "large")
-        show(f"{large.name}, TCP_NODELAY=1", table(large, receivers, work))
-        shutil.rmtree(work / "large")
+        show(f"{large.name}, TCP_NODELAY=1", table(large, receivers, work, 1))
         senders(work, counts[1])
         associations(work, counts[4])
     finally:
