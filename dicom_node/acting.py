@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.explain import find_study
 from dicom_node.intake import Command, Refused, examine
-from dicom_node.store import data_set_of
+from dicom_node.kept_file import data_set_of
 from dicom_node.workflow import utc_now
 from storage import queue, reception
 from storage.models import Delivery, Job, Study

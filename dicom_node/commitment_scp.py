@@ -26,9 +26,9 @@ from pynetdicom import build_context, build_role
 from dicom_node.calling import NotSecured, associate
 from dicom_node.commitment import ALL_COMMITTED, PUSH_MODEL, PUSH_MODEL_INSTANCE, REQUEST_ACTION, SOME_FAILED, referenced
 from dicom_node.intake import is_uid
+from dicom_node.kept_file import HEAD_BYTES, data_set_offset
 from dicom_node.scu import association_error, end_association
 from dicom_node.settings import Destination, Settings
-from dicom_node.store import META_HEAD_BYTES, data_set_offset
 from storage import pledges
 from storage.database import Database, DatabaseBusy
 from storage.models import Pledge
@@ -99,7 +99,7 @@ def _digest(spool: Spool, path: str) -> str:
     spool.sync(path)
     digest = hashlib.sha256()
     with spool.path(path).open("rb") as file:
-        file.seek(data_set_offset(file.read(META_HEAD_BYTES)))
+        file.seek(data_set_offset(file.read(HEAD_BYTES)))
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """What one received object is, read from its bytes before Success: complete, what the command said, and whose.
 
-One linear scan in any transfer syntax (PS3.5 A), digests of data set and pixel data, and the header facts that rules look
-at. Pixels are never decoded. Each refusal carries the DIMSE status that PS3.4 table B.2-1 and PS3.7 annex C give it.
+One linear scan in any transfer syntax (PS3.5 A), the digest of the data set, and the header facts that rules look at. Pixels
+are never decoded. Each refusal carries the DIMSE status that PS3.4 table B.2-1 and PS3.7 annex C give it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import hashlib
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from functools import partial
 from operator import attrgetter
 
 from pydicom.datadict import tag_for_keyword
@@ -112,8 +111,6 @@ class Examined:
     size: int
     digest: str
     """SHA-256 (hex) of the data set as received."""
-    pixel_digest: str | None
-    """SHA-256 (hex) of the pixel data element's value; None without pixel data."""
     passive: bool
     """True where it can start nothing: no image, or made by this product."""
     own_equipment: bool
@@ -142,7 +139,7 @@ class Examined:
             path=path,
             size=self.size,
             digest=self.digest,
-            pixel_digest=self.pixel_digest,
+            pixel_digest=None,
             header=dict(zip(_HEADER_FIELDS, _HEADER_VALUES(header), strict=True)),
             passive=self.passive or own,
             own=own,
@@ -182,33 +179,38 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def examine(
-    data: Buffer, command: Command, digest: hashlib._Hash | None = None, digest_of: Callable[[Span], str] | None = None
-) -> Examined:
+def examine(data: Buffer, command: Command, digest: hashlib._Hash | None = None) -> Examined:
     """The facts of a received data set (without file meta information). Raises Refused; never anything else.
 
-    `digest` is the SHA-256 over the whole of `data`, where the caller has it already. `digest_of` gives that of a part of `data`
-    (hex), where the caller has a leaner way to it than through `data`.
+    `digest` is the SHA-256 over the whole of `data`, where the caller has it already.
     """
     check_command(command.sop_class_uid, command.sop_instance_uid)
     if digest is None:
         with memoryview(data) as whole:
             digest = hashlib.sha256(whole)
-    if command.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        with _inflated(data) as plain:
-            return _examined(plain, EXPLICIT_LITTLE, command, len(data), digest, partial(_digest_of, plain))
-    coding = _CODINGS.get(command.transfer_syntax_uid, EXPLICIT_LITTLE)
-    return _examined(data, coding, command, len(data), digest, digest_of or partial(_digest_of, data))
+    with _plain(data, command.transfer_syntax_uid) as (plain, coding):
+        return _examined(plain, coding, command, len(data), digest)
 
 
-def _examined(
-    plain: Buffer,
-    coding: Coding,
-    command: Command,
-    size: int,
-    digest: hashlib._Hash,
-    digest_of: Callable[[Span], str],
-) -> Examined:
+@contextmanager
+def pixel_data(data: Buffer, transfer_syntax_uid: str) -> Iterator[tuple[Buffer, Span | None]]:
+    """Where the value of the pixel data element lies in a data set that was examined: in `data`, or in what it inflates to."""
+    with _plain(data, transfer_syntax_uid) as (plain, coding):
+        found = scan(plain, coding, _PIXEL_DATA)
+        yield plain, next((found[tag] for tag in _PIXEL_DATA if tag in found), None)
+
+
+@contextmanager
+def _plain(data: Buffer, transfer_syntax_uid: str) -> Iterator[tuple[Buffer, Coding]]:
+    """A data set as its elements stand, inflated where it is deflated, and how they are encoded."""
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        with _inflated(data) as inflated:
+            yield inflated, EXPLICIT_LITTLE
+    else:
+        yield data, _CODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
+
+
+def _examined(plain: Buffer, coding: Coding, command: Command, size: int, digest: hashlib._Hash) -> Examined:
     """The facts in the `plain` bytes of a data set of which `size` and `digest` are as received."""
     try:
         found = scan(plain, coding, _WANTED)
@@ -222,7 +224,6 @@ def _examined(
     _check_uids(values, command)
     header = _header(values, _unsigned(plain, found, _ROWS, coding), _unsigned(plain, found, _COLUMNS, coding), found)
     own_equipment = header.manufacturer == OWN_MANUFACTURER and header.manufacturer_model_name == OWN_MANUFACTURER
-    pixels = next((found[tag] for tag in _PIXEL_DATA if tag in found), None)
     return Examined(
         command=command,
         study_instance_uid=values["StudyInstanceUID"],
@@ -231,7 +232,6 @@ def _examined(
         header=header,
         size=size,
         digest=digest.hexdigest(),
-        pixel_digest=None if pixels is None else digest_of(pixels),
         passive=own_equipment or command.sop_class_uid not in IMAGE_STORAGE_CLASSES,
         own_equipment=own_equipment,
     )
@@ -319,11 +319,6 @@ def _unsigned(data: Buffer, found: dict[int, Span], tag: int, coding: Coding) ->
     if span is None or span.stop - span.start != 2:
         return None
     return int.from_bytes(data[span.start : span.stop], "big" if coding is EXPLICIT_BIG else "little")
-
-
-def _digest_of(data: Buffer, span: Span) -> str:
-    with memoryview(data) as whole, whole[span.start : span.stop] as value:
-        return hashlib.sha256(value).hexdigest()
 
 
 def _identity(values: dict[str, str]) -> Identity:

@@ -6,8 +6,10 @@ is free, and is not lost with one that dies. They share the database and the spo
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from pynetdicom.transport import AssociationServer, ThreadedAssociationServer
 
 from dicom_node.tls_server import Handshaking, TlsAssociationServer
 
+COLLECT_S = 60.0
 BACKLOG = 128
 """Connections the system holds while threads are started; pynetdicom asks for 5."""
 
@@ -41,7 +44,20 @@ class Place:
         return -(-limit // self.count)
 
 
-class SharedServer(ThreadedAssociationServer):
+class OwnServer(ThreadedAssociationServer):
+    """pynetdicom's server, which collects what is left of ended associations by the clock: the library does it every sixty
+    connections, and stops them all for the while."""
+
+    _collected_at = 0.0
+
+    def service_actions(self) -> None:
+        """Called at each connection, and twice a second without any."""
+        if time.monotonic() - self._collected_at >= COLLECT_S:
+            gc.collect()
+            self._collected_at = time.monotonic()
+
+
+class SharedServer(OwnServer):
     """pynetdicom's server on a socket that other processes accept from too."""
 
     def __init__(self, *given: Any, descriptor: int, **named: Any) -> None:
@@ -100,13 +116,13 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def start_server(entity: AE, place: Place, address: tuple[str, int], handlers: list[Any]) -> ThreadedAssociationServer:
+def start_server(entity: AE, place: Place, address: tuple[str, int], handlers: list[Any]) -> OwnServer:
     """The running server of one listener. Raises OSError."""
     if place.descriptor is None:
-        alone: Any = entity.start_server(address, block=False, evt_handlers=handlers)
+        alone: Any = entity.make_server(address, evt_handlers=handlers, server_class=OwnServer)
         alone.socket.listen(BACKLOG)
-        server: ThreadedAssociationServer = alone
-        return server
+        entity._servers.append(alone)  # as `AE.start_server` does; the server's `shutdown` takes it out again
+        return _serving(alone, "acceptor")
     shared = entity.make_server(address, evt_handlers=handlers, server_class=SharedServer, descriptor=place.descriptor)
     return _serving(shared, "shared server")
 

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.orm import Session
 
 from dicom_node.intake import Examined
+from dicom_node.kept_file import pixel_digest
 from dicom_node.promise import Promise
 from storage.database import Database, Transaction
 from storage.known import KnownStudies
@@ -134,7 +136,9 @@ class RowWriter:
     def _record(self, transaction: Transaction, arrived: Arrived) -> Recorded:
         examined, source = arrived.examined, arrived.source
         number = source.association_id
-        if number is not None and not examined.passive:
+        if number is None:
+            number = association_number(transaction.session, source)
+        if not examined.passive:
             received = examined.received(arrived.path, own=False)
             if self._known.take(transaction, number, received, peer=source.peer, at=arrived.at):
                 return Recorded(Receipt.NEW, may_precede_sync=True)
@@ -145,7 +149,14 @@ class RowWriter:
             mark_lost(session, kept)
         own = examined.own_equipment or (examined.passive and is_own_result(session, uid))
         received = examined.received(arrived.path, own=own)
-        receipt = record(session, association_number(session, source), received, peer=source.peer, at=arrived.at)
+        receipt = record(
+            session,
+            number,
+            received,
+            peer=source.peer,
+            at=arrived.at,
+            pixel_digest=partial(pixel_digest, self._spool),
+        )
         if receipt is Receipt.REPEATED:
             return Recorded(receipt, may_precede_sync=False, kept_path=kept)
         self._known.learn(transaction.connection, received)

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from pynetdicom import evt
+from pynetdicom.pdu import A_ASSOCIATE_AC
 from sqlalchemy.orm import Session
 
 from dicom_node import commitment
@@ -37,6 +38,7 @@ from dicom_node.tls_server import TlsAssociationServer
 from dicom_node.upper_layer import StreamDul
 from dicom_node.watch import Watch
 from storage.database import Database, DatabaseBusy
+from storage.ready import ReadyFiles
 from storage.reception import close_association, close_interrupted, mark_unfinished, open_association
 from storage.reconcile import reconcile
 from storage.spool import Area, Spool, SpoolError
@@ -84,12 +86,13 @@ class Listener:
         self._acceptance = Acceptance.installed()
         self._rows = RowWriter(database, spool, log=self._log)
         self._metrics = ListenerMetrics()
+        self._ready = ReadyFiles(spool, Area.INSTANCES)
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
         self.service = StoreService(
             spool,
             self._rows,
             maximum_object_bytes=limit,
-            maximum_at_once=place.share(settings.receive.maximum_associations),
+            ready=self._ready,
             log=self._log,
             metrics=self._metrics,
             now=now,
@@ -118,15 +121,16 @@ class Listener:
                 unfinished += mark_unfinished(session, self._spool, name)
                 interrupted += close_interrupted(session, name, self._now())
         removed = self._spool.remove_temporaries()
-        self._spool.make_folders(Area.INSTANCES)  # not while the first objects wait for it
         calm_libraries()
         self._rows.start()
+        self._ready.start()
         self._commitments.start()
         node = self._settings.node
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_CONN_CLOSE, self._on_connection_closed),
             (evt.EVT_REQUESTED, self._on_request),
+            (evt.EVT_PDU_SENT, self._on_pdu_sent),
             (evt.EVT_C_ECHO, lambda _event: 0x0000),
             (evt.EVT_N_EVENT_REPORT, commitment.on_report, [self._database, self._settings.delivering, self._now]),
             (evt.EVT_N_ACTION, lambda event: self._commitments.on_request(event, may_ask=self._may_store)),
@@ -201,7 +205,7 @@ class Listener:
             self._close(association, "interrupted")
         self._watch.tell()
         self._rows.stop()
-        self.service.stop()
+        self._ready.stop()
         self._save_metrics()
         self._log.info("stopped listening")
 
@@ -305,16 +309,22 @@ class Listener:
         source.open = lambda session: open_association(
             session, calling=source.peer, called=called, address=source.address, listener=self._name, at=at
         )
-        opened = self._rows.submit("", lambda session: association_number(session, source))
-        if self._rows.is_failing:  # else the peer need not wait: the first object's row comes after this one, or makes it itself
+        if self._rows.is_failing:  # else the peer need not wait, see `_on_pdu_sent`
             try:
-                opened.result()
+                self._rows.call("", lambda session: association_number(session, source))
             except DatabaseBusy:
                 with self._lock:
                     del self._open[association]
                 return NO_DATABASE
         self._metrics.association_opened()
         return None
+
+    def _on_pdu_sent(self, event: Any) -> None:
+        """Make the association's row once the peer has its answer; the first object's row comes after it, or makes it itself."""
+        if isinstance(event.pdu, A_ASSOCIATE_AC):
+            source = self._source_of(event.assoc)
+            if source is not None:
+                self._rows.post(lambda session: association_number(session, source))
 
     def _on_released(self, event: Any) -> None:
         self._close(event.assoc, "released")
@@ -344,7 +354,8 @@ class Listener:
     def _note_end(self, session: Session, source: Source, outcome: str, at: datetime) -> None:
         number = association_number(session, source)
         if number is not None:
-            close_association(session, number, outcome=outcome, at=at, repeated=dict(source.repeated))
+            is_empty = not source.stored + source.refused
+            close_association(session, number, outcome=outcome, at=at, repeated=dict(source.repeated), is_empty=is_empty)
 
     def _save_metrics(self) -> None:
         """Save the counters for the web process to show. A full disk must not stop the sweeper."""

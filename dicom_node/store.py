@@ -9,37 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from io import FileIO
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from dicom_node.ae import IMPLEMENTATION_CLASS_UID, implementation_version_name
-from dicom_node.folders import FolderSyncs
 from dicom_node.intake import Command, Examined, Refused, Status, check_command, examine, is_uid
+from dicom_node.kept_file import file_meta
 from dicom_node.metrics import ListenerMetrics
 from dicom_node.promise import Promise
 from dicom_node.rows import Arrived, RowWriter, association_number
-from dicom_node.scan import Buffer, Span
+from dicom_node.scan import Buffer
 from storage.database import CommitUnknown, DatabaseBusy
 from storage.events import EventKind, EventOutcome, append
 from storage.models import JsonObject, Rejected
+from storage.ready import ReadyFiles
 from storage.reception import OTHER_CONTENT, Receipt, mark_lost
 from storage.spool import Area, NoRoom, Spool, SpoolError, SpoolFile
 
 HELD_IN_MEMORY_BYTES = 1024 * 1024
 """Up to this size an object stays in memory until it is checked: most images, and 32 of them at once are 32 MB."""
-_PIECE_BYTES = 256 * 1024
-META_HEAD_BYTES = 128 + 4 + 12
-"""Preamble, prefix and File Meta Information Group Length (0002,0000)."""
 PROCESSING_FAILURE = 0x0110
 """PS3.7 C.5.6: what a sender gets for a bug of ours; it may try again."""
 
@@ -84,19 +78,19 @@ class StoreService:
         rows: RowWriter,
         *,
         maximum_object_bytes: int,
-        maximum_at_once: int = 32,
+        ready: ReadyFiles | None = None,
         log: Any,
         metrics: ListenerMetrics | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Small objects go into `ready` files where there are any: started and stopped by the caller."""
         self._spool = spool
         self._rows = rows
         self._maximum_object_bytes = maximum_object_bytes
         self._log = log
         self._metrics = metrics
         self._now = now
-        self._version_name = implementation_version_name()
-        self._syncs = FolderSyncs(maximum_at_once)
+        self._ready = ready
         self._lock = threading.Lock()
         self.statuses: Counter[int] = Counter()
         """How often each status was answered since start."""
@@ -132,8 +126,7 @@ class StoreService:
         if incoming.source.study_instance_uid not in ("", examined.study_instance_uid):
             raise Refused(Status.DOES_NOT_MATCH, "Study Instance UID is not that of the request", offending=0x0020000D)
         with self._file(incoming) as file:
-            path = file.place(Area.INSTANCES, incoming.command.sop_instance_uid)
-            receipt = self._durable(file, Arrived(examined, path, incoming.source, self._now(), Promise()))
+            receipt = self._durable(file, incoming, examined)
         if receipt is Receipt.REPEATED:
             incoming.source.repeated[examined.study_instance_uid] += 1
         if receipt is Receipt.REJECTED:
@@ -146,35 +139,40 @@ class StoreService:
             return examine(incoming.held, incoming.command, incoming.digest)
         offset = incoming.file.size - incoming.size
         with (
-            incoming.file.path.open("rb", buffering=0) as file,
+            incoming.file.path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped) as whole,
             whole[offset:] as data_set,
         ):
-            # Through the map every page of it would count as the node's own memory
-            return examine(data_set, incoming.command, incoming.digest, lambda span: _digest_in(file, offset, span))
+            return examine(data_set, incoming.command, incoming.digest)
 
     def _file(self, incoming: Incoming) -> SpoolFile:
-        """The object's temporary file, complete."""
+        """The object's file, complete; in a ready file where that is how it is to be kept."""
         if incoming.file is not None:
             return incoming.file
-        file = self._spool.new_file()
+        file = self._spool.new_file() if self._ready is None else self._ready.take()
         try:
-            file.write(self.file_meta(incoming.command, incoming.source.peer), incoming.held)
+            file.write(file_meta(incoming.command, incoming.source.peer), incoming.held)
         except BaseException:
             file.discard()
             raise
         return file
 
-    def _durable(self, file: SpoolFile, arrived: Arrived) -> Receipt:
-        """Sync the file and its folder and commit the row, all at once; what the object was taken for when all three are done.
+    def _durable(self, file: SpoolFile, incoming: Incoming, examined: Examined) -> Receipt:
+        """Have the file, its name and its row on the disk; what the object was taken for.
 
-        Raises where one of them failed; nothing of the object is left then, except after CommitUnknown: the row may be there, the
-        file must stay, and the next start decides.
+        A ready file has its name there already, and its bytes are synced while the row is committed. Raises where one of them
+        failed; nothing of the object is left then, except after CommitUnknown: the row may be there, the file must stay, and
+        the next start decides.
         """
-        folder = self._syncs.sync(file.folder)
+        is_ready = file.is_in(Area.INSTANCES)
+        if is_ready:
+            file.check_there()
+        else:
+            file.place(Area.INSTANCES, incoming.command.sop_instance_uid)
+        arrived = Arrived(examined, file.relative, incoming.source, self._now(), Promise())
         row = self._rows.record(arrived)
-        failure = self._synced(file, folder)
+        failure = self._synced(file) if is_ready else None
         if failure is None:
             arrived.synced.tell(None)
         else:
@@ -186,17 +184,16 @@ class StoreService:
             raise
         if failure is not None:
             if recorded.may_precede_sync:
-                self._rows.call(arrived.examined.study_instance_uid, lambda session: mark_lost(session, arrived.path))
+                self._rows.call(examined.study_instance_uid, lambda session: mark_lost(session, arrived.path))
             raise failure
         file.close()
         if recorded.receipt is Receipt.REPEATED and recorded.kept_path is not None:
             self._spool.sync(recorded.kept_path)  # another association may be at it just now
         return recorded.receipt
 
-    def _synced(self, file: SpoolFile, folder: Promise[None]) -> NoRoom | SpoolError | None:
+    def _synced(self, file: SpoolFile) -> NoRoom | SpoolError | None:
         try:
             file.sync()
-            folder.result()
         except (NoRoom, SpoolError) as failure:
             return failure
         return None
@@ -252,30 +249,11 @@ class StoreService:
         """A temporary file that holds the file meta information already. Raises NoRoom, SpoolError."""
         file = self._spool.new_file()
         try:
-            file.write(self.file_meta(command, peer))
+            file.write(file_meta(command, peer))
         except BaseException:
             file.discard()
             raise
         return file
-
-    def stop(self) -> None:
-        """Let the threads go; nothing is stored afterwards."""
-        self._syncs.stop()
-
-    def file_meta(self, command: Command, peer: str) -> bytes:
-        """Preamble and file meta information (PS3.10 7.1), with the sender's AE title as Source Application Entity Title."""
-        body = b"".join(
-            (
-                struct.pack("<HH2s2xI2s", 2, 1, b"OB", 2, b"\x00\x01"),
-                _meta(0x02, b"UI", command.sop_class_uid),
-                _meta(0x03, b"UI", command.sop_instance_uid),
-                _meta(0x10, b"UI", command.transfer_syntax_uid),
-                _meta(0x12, b"UI", IMPLEMENTATION_CLASS_UID),
-                _meta(0x13, b"SH", self._version_name),
-                _meta(0x16, b"AE", peer[:16]),
-            )
-        )
-        return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(body)) + body
 
     @property
     def maximum_object_bytes(self) -> int:
@@ -357,38 +335,3 @@ class Incoming:
         self.held = bytearray()
         if self.file is not None:
             self.file.discard()
-
-
-def data_set_offset(head: bytes) -> int:
-    """Where the data set begins in a file that the node wrote, of which these are the first META_HEAD_BYTES."""
-    return META_HEAD_BYTES + int.from_bytes(head[-4:], "little")
-
-
-def data_set_of(path: Path) -> bytes:
-    """The data set of a file that the node wrote, as it was received. Raises OSError."""
-    with path.open("rb") as file:
-        file.seek(data_set_offset(file.read(META_HEAD_BYTES)))
-        return file.read()
-
-
-def _digest_in(file: FileIO, offset: int, span: Span) -> str:
-    """SHA-256 (hex) of a part of the data set that begins at an offset of the file."""
-    digest = hashlib.sha256()
-    left = span.stop - span.start
-    piece = memoryview(bytearray(min(_PIECE_BYTES, left)))
-    file.seek(offset + span.start)
-    while left:
-        count = file.readinto(piece[: min(len(piece), left)])
-        if not count:
-            raise SpoolError("a temporary file ends too early")
-        digest.update(piece[:count])
-        left -= count
-    return digest.hexdigest()
-
-
-def _meta(element: int, vr: bytes, value: str) -> bytes:
-    """One short element of group 0002, padded to even length: UIDs with NUL, text with a space."""
-    raw = value.encode("ascii", "replace")
-    if len(raw) & 1:
-        raw += b"\0" if vr == b"UI" else b" "
-    return struct.pack("<HH2sH", 2, element, vr, len(raw)) + raw

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from pydicom.charset import decode_bytes, python_encoding
 
@@ -25,6 +26,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
 _INT32 = range(-(2**31), 2**31)
 
 
+@lru_cache(maxsize=64)  # the same for all images of a study
 def encodings(specific_character_set: str) -> tuple[str, ...]:
     """Python codecs of a Specific Character Set (0008,0005); unknown terms are left out, never empty."""
     found = []

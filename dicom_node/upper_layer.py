@@ -20,6 +20,8 @@ from dicom_node.guard import WAIT_FOR_DATA_S, GuardedSocket, GuardedStateMachine
 P_DATA_TF = 0x04
 QUIET_S = 0.05
 """How long one look for data may block while nothing waits to be sent."""
+AWAITING_USER = ("Sta3", "Sta8")
+"""Where the peer waits for our answer to its request, of an association or its release (PS3.8 table 9-10)."""
 _VALUE = struct.Struct(">IBB")
 _PENDING_CONNECTION = "Evt5"
 
@@ -68,6 +70,7 @@ class StreamDul(DULServiceProvider):
 
     def __init__(self, association: Any, connection: GuardedSocket) -> None:
         super().__init__(association)
+        self._run_loop_delay = 0.0  # every turn of the loop waits for something, see `_is_transport_event`
         self._checkpoint = Checkpoint()
         association._reactor_checkpoint = self._checkpoint
         self.socket = connection
@@ -100,10 +103,13 @@ class StreamDul(DULServiceProvider):
     def _is_transport_event(self) -> bool:
         """Take what came. In Sta6 all P-DATA that waits, one PDU after the other; anything else as pynetdicom does."""
         connection, dimse = self.socket, self.assoc.dimse
-        if self.state_machine.current_state != "Sta6" or not isinstance(connection, GuardedSocket):
+        state = self.state_machine.current_state
+        if state != "Sta6" or not isinstance(connection, GuardedSocket):
             self.wake_user()
+            if state in AWAITING_USER:
+                self._await_user()
             if isinstance(connection, GuardedSocket):
-                connection.patience_s = 0.0 if self.state_machine.current_state == "Sta3" else WAIT_FOR_DATA_S
+                connection.patience_s = 0.0 if state in AWAITING_USER else WAIT_FOR_DATA_S
             return super()._is_transport_event()
         assert isinstance(dimse, StoreDimse)
         has_read = False
@@ -118,6 +124,13 @@ class StreamDul(DULServiceProvider):
         if not has_read and self.idle_timer_expired():
             self.wake_user()
         return has_read
+
+    def _await_user(self) -> None:
+        """Give the association's thread a moment to say what is to be sent; woken by it."""
+        waiting = self.to_provider_queue
+        with waiting.not_empty:
+            if not waiting.queue:
+                waiting.not_empty.wait(WAIT_FOR_DATA_S)
 
     def _take(self, connection: GuardedSocket, dimse: StoreDimse) -> bool:
         """Take one PDU; False where the state machine has something to do now."""

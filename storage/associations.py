@@ -44,12 +44,19 @@ def refuse_association(session: Session, *, calling: str, called: str, address: 
 
 
 def close_association(
-    session: Session, association_id: int, *, outcome: str, at: datetime, repeated: Mapping[str, int] | None = None
+    session: Session,
+    association_id: int,
+    *,
+    outcome: str,
+    at: datetime,
+    repeated: Mapping[str, int] | None = None,
+    is_empty: bool = False,
 ) -> None:
     """Note the association's end, with one event for each study it brought instances of.
 
     `outcome` is `released`, `aborted` or `interrupted`. `repeated` counts, by Study Instance UID, the objects that were REPEATED:
-    they leave no row to count. Closing a second time does nothing.
+    they leave no row to count. `is_empty` says that it brought nothing, so that nobody need count. Closing a second time does
+    nothing.
     """
     association = session.get_one(Association, association_id)
     if association.closed_at is not None:
@@ -57,7 +64,7 @@ def close_association(
     association.closed_at = at
     association.outcome = outcome
     peer, address = association.calling_ae_title, association.address
-    counts = _received_counts(session, association_id, repeated or {})
+    counts = [] if is_empty else _received_counts(session, association_id, repeated or {})
     ended_well = outcome == "released"
     for study, detail in counts:
         (_note_release if ended_well else _note_interruption)(session, study, peer)

@@ -151,7 +151,7 @@ class Instance(Base):
     digest: Mapped[str] = mapped_column(String(64))
     """SHA-256 (hex) of the data set as received (file meta information excluded)."""
     pixel_digest: Mapped[str | None] = mapped_column(String(64))
-    """SHA-256 (hex) of the pixel data element's value bytes; None without pixel data."""
+    """SHA-256 (hex) of the pixel data element's value bytes; None without any, and until its UID comes again with other bytes."""
     identity_digest: Mapped[str] = mapped_column(String(64), default="")
     """SHA-256 (hex) of the patient and study attributes it carries, to tell a correction from a mere repetition."""
     held: Mapped[bool] = mapped_column(default=False)

@@ -58,7 +58,7 @@ class ReceivedInstance:
     digest: str
     """SHA-256 (hex) of the data set."""
     pixel_digest: str | None
-    """SHA-256 (hex) of the pixel data; None without any."""
+    """SHA-256 (hex) of the pixel data; None without any, and where nobody has asked yet."""
     header: JsonObject
     passive: bool
     """An object that starts nothing: own result, SR, SEG, PR, KO, SC, PM."""

@@ -8,8 +8,9 @@ in that order, and two listeners cannot wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import TypeAlias
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
@@ -54,15 +55,28 @@ __all__ = [
 ]
 
 
-def record(session: Session, association_id: int | None, received: ReceivedInstance, *, peer: str, at: datetime) -> Receipt:
+PixelDigest: TypeAlias = Callable[[str, str], str | None]
+"""SHA-256 (hex) of the pixel data in the spool's file of this path and transfer syntax; None without any."""
+
+
+def record(
+    session: Session,
+    association_id: int | None,
+    received: ReceivedInstance,
+    *,
+    peer: str,
+    at: datetime,
+    pixel_digest: PixelDigest,
+) -> Receipt:
     """Take the received object into study, series and instance rows; what it was taken for.
 
+    `pixel_digest` is asked where its SOP Instance UID is known with other bytes, and only then: pixels seldom come twice.
     Call `files_to_delete` after the commit: a repeated object's file and a corrected object's former file are no longer needed.
     Raises DatabaseBusy where another transaction is receiving the same SOP Instance UID in another study.
     """
     marked = len(session.info.get(FILES_TO_DELETE, []))
     try:
-        receipt = _record(session, association_id, received, peer, at)
+        receipt = _record(session, association_id, received, peer, at, pixel_digest)
         session.flush()
     except BaseException:
         # The caller may roll back to a savepoint and go on: what was not taken makes no file superfluous.
@@ -120,7 +134,9 @@ def kept_path(session: Session, sop_instance_uid: str) -> str | None:
     return session.scalar(select(Instance.path).where(Instance.sop_instance_uid == sop_instance_uid))
 
 
-def _record(session: Session, association_id: int | None, received: ReceivedInstance, peer: str, at: datetime) -> Receipt:
+def _record(
+    session: Session, association_id: int | None, received: ReceivedInstance, peer: str, at: datetime, pixel_digest: PixelDigest
+) -> Receipt:
     study, is_new_study = locked_study(session, received, peer, at)
     arrival = Arrival(session, association_id, received, peer, at, study)
     known_id = session.connection().execute(_FIND_INSTANCE, {"uid": received.sop_instance_uid}).scalar()
@@ -129,9 +145,18 @@ def _record(session: Session, association_id: int | None, received: ReceivedInst
     known = session.get_one(Instance, known_id, populate_existing=True)
     if known.digest == received.digest:
         return arrival.take_repeated(known)
-    if known.pixel_digest != received.pixel_digest:
+    if _has_other_pixels(known, received, pixel_digest):
         return arrival.reject(known)
     return arrival.take_corrected(known)
+
+
+def _has_other_pixels(known: Instance, received: ReceivedInstance, pixel_digest: PixelDigest) -> bool:
+    """Compare the pixel data; where the first file was purged before anybody asked for its digest, nothing can be compared."""
+    if known.pixel_digest is None and known.path is not None:
+        known.pixel_digest = pixel_digest(known.path, known.transfer_syntax_uid)
+    if known.pixel_digest is None and known.path is None:
+        return False
+    return known.pixel_digest != (received.pixel_digest or pixel_digest(received.path, received.transfer_syntax_uid))
 
 
 # Made once: it runs for every object received.

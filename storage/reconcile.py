@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from os import SEEK_END
+from os import SEEK_END, stat_result
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -21,6 +21,8 @@ from storage.models import Association, Instance, Job, Rejected, Result
 from storage.spool import Area, Spool
 
 _AT_ONCE = 500
+EMPTY_GRACE_S = 5.0
+"""Between making a file and locking it lies less than a millisecond."""
 IN_FLIGHT = 16
 """Objects of one association looked at after a crash; C-STORE has one at a time, an HTTP request a few."""
 
@@ -37,17 +39,16 @@ def reconcile(session: Session, spool: Spool, *, grace_s: float = 60.0) -> Recon
     """Remove the files that no row names, and tell the rows that name no file; rows are not changed.
 
     A file younger than `grace_s` may be another process's whose row is about to be committed: it stays until the next time.
-    Only a caller that knows nobody else is writing passes 0. A read session is enough.
+    An empty one (`storage.ready`) waits for no row, and only has to be older than EMPTY_GRACE_S.
+    Only a caller that knows nobody else is writing passes 0. A file that somebody holds open for writing stays in any case. A
+    read session is enough.
     """
     pictures = set(_picture_paths(session))
     removed = 0
     for area in Area:
         for some in _batches(_old_files(spool, area, grace_s)):
-            named = pictures if area is Area.PICTURES else _named(session, some)
-            for path in some:
-                if path not in named:
-                    spool.delete(path)
-                    removed += 1
+            named = pictures if area is Area.PICTURES else _named(session, [path for path, _ in some])
+            removed += sum(spool.delete_abandoned(path, seen) for path, seen in some if path not in named)
     lost = tuple(path for path in _all_paths(session, pictures) if not spool.path(path).exists())
     return Reconciled(removed, lost)
 
@@ -90,14 +91,16 @@ def _data_set_digest(spool: Spool, path: str, size: int) -> str | None:
         return None
 
 
-def _old_files(spool: Spool, area: Area, grace_s: float) -> Iterator[str]:
+def _old_files(spool: Spool, area: Area, grace_s: float) -> Iterator[tuple[str, stat_result]]:
+    """Path and state of the files that nobody may be about to record."""
     for path in spool.files(area):
         try:
-            written_at = spool.path(path).stat().st_mtime
+            found = spool.path(path).stat()
         except FileNotFoundError:  # deleted meanwhile
             continue
-        if abs(time.time() - written_at) >= grace_s:
-            yield path
+        grace = grace_s if found.st_size else min(grace_s, EMPTY_GRACE_S)
+        if abs(time.time() - found.st_mtime) >= grace:
+            yield path, found
 
 
 def _named(session: Session, paths: list[str]) -> set[str]:
@@ -121,7 +124,7 @@ def _picture_paths(session: Session) -> Iterator[str]:
         yield from (picture["path"] for picture in (summary or {}).get("pictures", []))
 
 
-def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(paths)
+def _batches(files: Iterable[tuple[str, stat_result]]) -> Iterator[list[tuple[str, stat_result]]]:
+    rest = iter(files)
     while some := list(islice(rest, _AT_ONCE)):
         yield some

@@ -1,8 +1,7 @@
 """The spool: files that are on disk when we say so, under names nobody outside can choose.
 
 A file is written under a temporary name and renamed to the SHA-256 of its key plus a random part, so that no receipt ever
-replaces another. It is kept once its bytes and its folder are synced, which the caller may have done at once while it does
-something else (`place`), or one after the other (`keep`). Folders have mode 0700, files 0600.
+replaces another. It is kept once its bytes and its folder are synced. Folders have mode 0700, files 0600.
 """
 
 from __future__ import annotations
@@ -68,19 +67,15 @@ class Spool:
             disk = os.statvfs(self.root)
         return disk.f_bavail * disk.f_frsize - size >= self._reserve_bytes
 
+    def check_writable(self) -> None:
+        """Raise SpoolError where the spool is gone, or mounted read-only: an open file would not show it."""
+        with _errors():
+            if os.statvfs(self.base).f_flag & os.ST_RDONLY:
+                raise SpoolError("the spool is read-only")
+
     def new_file(self) -> SpoolFile:
         """A new temporary file. Raises NoRoom, SpoolError."""
-        return SpoolFile(self, f"{self._temporary}/{secrets.token_hex(16)}")
-
-    def make_folders(self, area: Area) -> None:
-        """Make every folder of an area at once, for who is about to fill it. Raises NoRoom, SpoolError."""
-        missing = [folder for folder in (f"{area}/{number:02x}" for number in range(256)) if folder not in self._durable]
-        with _errors():
-            for folder in missing:
-                (self.root / folder).mkdir(mode=0o700, exist_ok=True)
-        if missing:
-            sync_folder(self.root / area)
-            self._durable.update(missing)
+        return SpoolFile(self, f"{self._temporary.name}/{secrets.token_hex(16)}")
 
     def make_folder(self, area: Area, name: str) -> None:
         """Have a file's folder on the disk, unless it is known to be: the folder's own sync does not hold its name."""
@@ -124,6 +119,12 @@ class Spool:
         """Remove what a stopped process left half-written, and say how many; files still being written stay."""
         return sum(_remove_abandoned(path) for path in self._temporary.iterdir())
 
+    def delete_abandoned(self, relative: str, seen: os.stat_result) -> bool:
+        """Remove a file unless somebody is writing it, or has since it was `seen`; whether it was removed. Raises SpoolError."""
+        path = self.path(relative)
+        with _errors():
+            return _remove_abandoned(path, seen)
+
     def files(self, area: Area) -> Iterator[str]:
         """The relative paths of an area's files, in no particular order."""
         for folder in (self.root / area).iterdir():
@@ -136,14 +137,20 @@ class Spool:
 class SpoolFile:
     """A file on its way into the spool; used in `with`, it removes itself unless it was kept."""
 
-    def __init__(self, spool: Spool, path: str) -> None:
+    def __init__(self, spool: Spool, relative: str) -> None:
+        """Make it, empty. Raises NoRoom, SpoolError."""
         self.size = 0
+        self.relative = relative
+        """Where it is now, relative to the spool."""
         self._spool = spool
-        self._path = path
         with _errors():
-            self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            # Tells `remove_temporaries` of other processes that somebody is writing.
+            self._descriptor: int | None = os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Tells `remove_temporaries` and `delete_abandoned` of other processes that somebody is writing.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._spool.base}/{self.relative}"
 
     def write(self, *parts: bytes | bytearray | memoryview) -> None:
         """Append bytes. Raises NoRoom, SpoolError."""
@@ -164,44 +171,43 @@ class SpoolFile:
         dropped the unwritten bytes already.
         """
         try:
-            self.sync()
-            relative = self.place(area, key)
-            sync_folder(self.path.parent)
+            self.place(area, key)
         except BaseException:
             self.discard()
             raise
         self.close()
-        return relative
+        return self.relative
 
-    def place(self, area: Area, key: str) -> str:
-        """Give the file its final name, not yet durably; the path relative to the spool. Raises NoRoom, SpoolError.
-
-        To be followed by `sync`, `sync_folder` and `close`; `discard` still removes it.
-        """
+    def place(self, area: Area, key: str) -> None:
+        """As `keep`, but `discard` still removes it; `close` keeps it. Raises NoRoom, SpoolError."""
+        self.sync()
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         relative = f"{area}/{name[:2]}/{name}-{secrets.token_hex(8)}"
-        self._open()
         self._spool.make_folder(area, name[:2])
         with _errors():
-            final = f"{self._spool.base}/{relative}"
-            os.rename(self._path, final)  # noqa: PTH104  # the system call, nothing more
-        self._path = final
-        return relative
+            os.rename(self._name, f"{self._spool.base}/{relative}")  # noqa: PTH104  # the system call, nothing more
+        self.relative = relative
+        sync_folder(self.path.parent)
 
     def sync(self) -> None:
         """Have the bytes on the disk. Raises NoRoom, SpoolError: then discard the file, never try again."""
         with _errors():
             os.fsync(self._open())
 
+    def check_there(self) -> None:
+        """Raise SpoolError where somebody else removed the file: it can still be written, and is lost."""
+        with _errors():
+            if not os.fstat(self._open()).st_nlink:
+                raise SpoolError("the file was removed by somebody else")
+
+    def is_in(self, area: Area) -> bool:
+        """True where it is in that area already, under a name that is on the disk."""
+        return self.relative.startswith(area)
+
     @property
     def path(self) -> Path:
         """Where the file is now."""
-        return Path(self._path)
-
-    @property
-    def folder(self) -> str:
-        """The folder it is in now."""
-        return self._path.rpartition("/")[0]
+        return Path(self._name)
 
     def close(self) -> None:
         """The file stays where it is, whatever happens now."""
@@ -251,14 +257,17 @@ def sync_folder(folder: Path | str) -> None:
             os.close(descriptor)
 
 
-def _remove_abandoned(path: Path) -> bool:
-    """Remove a temporary file that no process holds the lock of."""
+def _remove_abandoned(path: Path, seen: os.stat_result | None = None) -> bool:
+    """Remove a file that no process holds the lock of, and that nobody has written to since it was seen."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        now = os.fstat(descriptor)
+        if seen is not None and (now.st_size, now.st_mtime_ns) != (seen.st_size, seen.st_mtime_ns):
+            return False
         path.unlink(missing_ok=True)
     except BlockingIOError:
         return False

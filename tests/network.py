@@ -19,7 +19,7 @@ from dicom_node.scp import Listener
 from dicom_node.settings import Node, Peer, Receive, ReceivePath, Settings, Storage
 from storage.database import Database
 from storage.models import Event, Instance, Rejected, Study
-from storage.spool import Spool
+from storage.spool import Area, Spool
 from tests.peers import program
 
 CALLED, CALLING = "FOVEA", "MODALITY"
@@ -49,6 +49,10 @@ class Running:
     def instances(self) -> list[Instance]:
         """Every instance row."""
         return self.rows(Instance)
+
+    def kept(self) -> list[str]:
+        """The files of received objects; those that lie ready are empty."""
+        return [path for path in self.spool.files(Area.INSTANCES) if self.spool.path(path).stat().st_size]
 
     def studies(self) -> list[Study]:
         """Every study row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydicom import Dataset
 
 from dicom_node.catalog import installed_models
 from dicom_node.intake import Command, examine
+from dicom_node.kept_file import pixel_digest
 from dicom_node.settings import Settings
 from dicom_node.workflow import Site
 from inference.card import CARD_NAME, Calibration, ModelCard, OperatingPointCard, Validity
@@ -83,7 +85,9 @@ def receive(where: Site, images: Iterable[Dataset], *, at: datetime) -> list[Rec
         path = where.spool.write(Area.INSTANCES, str(image.SOPInstanceUID), studies.part10(image))
         with where.database.write() as session:
             own = examined.own_equipment or is_own_result(session, command.sop_instance_uid)
-            receipts.append(record(session, None, examined.received(path, own=own), peer=PEER, at=at))
+            received = examined.received(path, own=own)
+            pixels = partial(pixel_digest, where.spool)
+            receipts.append(record(session, None, received, peer=PEER, at=at, pixel_digest=pixels))
             paths = files_to_delete(session)
         for unwanted in paths:
             where.spool.delete(unwanted)

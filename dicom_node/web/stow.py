@@ -247,7 +247,7 @@ class _Reception:
         self._rows = RowWriter(database, spool, log=log)
         self._rows.start()
         limit = int(settings.receive.maximum_object_mb * MEGABYTE)
-        self._service = StoreService(spool, self._rows, maximum_object_bytes=limit, maximum_at_once=1, log=log, metrics=metrics)
+        self._service = StoreService(spool, self._rows, maximum_object_bytes=limit, log=log, metrics=metrics)
         self._request = StowRequest(self._service, source, acceptance, maximum_parts=settings.stow.maximum_parts)
 
     def feed(self, piece: bytes) -> None:
@@ -264,7 +264,6 @@ class _Reception:
         """Finish the rows and note the end."""
         self._request.discard()
         self._rows.stop()
-        self._service.stop()
         number = self._source.association_id
         log.info(
             "STOW-RS request ended", peer=self._source.peer, outcome=outcome, stored=self._source.stored,

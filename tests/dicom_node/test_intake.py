@@ -98,11 +98,10 @@ class TestFacts:
         assert found.series_instance_uid == PLAIN.SeriesInstanceUID
         assert not found.passive
 
-    def test_digests_are_of_data_set_and_pixel_value(self) -> None:
+    def test_digest_is_of_the_data_set(self) -> None:
         found = taken(PLAIN)
 
         assert found.digest == hashlib.sha256(ENCODED).hexdigest()
-        assert found.pixel_digest == hashlib.sha256(PLAIN.PixelData).hexdigest()
         assert found.size == len(ENCODED)
 
     @pytest.mark.parametrize(
@@ -116,7 +115,6 @@ class TestFacts:
         plain = taken(PLAIN)
         assert found.header == plain.header
         assert found.identity == plain.identity
-        assert (found.pixel_digest == plain.pixel_digest) == (syntax != ExplicitVRBigEndian)
 
     @pytest.mark.parametrize("syntax", studies.COMPRESSED_SYNTAXES, ids=lambda uid: uid.keyword)
     def test_encapsulated_pixel_data_is_walked_to_its_delimiter(self, syntax: str) -> None:
@@ -125,7 +123,6 @@ class TestFacts:
         found = taken(dataset)
 
         assert found.header == taken(PLAIN).header
-        assert found.pixel_digest == hashlib.sha256(dataset.PixelData).hexdigest()
 
     def test_segmentation_and_its_nested_sequences_are_read(self) -> None:
         made = studies.segmentation(studies.series(Plan(slices=4, rows=32, columns=32)))
@@ -196,8 +193,8 @@ class TestFacts:
             best = min(best, time.perf_counter() - start)
 
         hashing = min(_timed(lambda: hashlib.sha256(data).digest()) for _ in range(30))
-        # 0.09 ms beside the two digests was measured on an idle machine; three times that leaves room for a busy one
-        assert best - 2 * hashing < 0.0003 * 3
+        # 0.08 ms beside the digest was measured on an idle machine; ten times that leaves room for a busy one
+        assert best - hashing < 0.0008
 
 
 def _timed(do: object) -> float:

@@ -24,7 +24,7 @@ from storage.database import Database
 from storage.events import EventKind
 from storage.models import Association, Instance
 from storage.reception import open_association
-from storage.spool import Area, Spool
+from storage.spool import Spool
 from storage.states import StudyState
 from tests import studies
 from tests.network import (
@@ -139,7 +139,7 @@ class TestDcmtk:
         assert len(running.instances()) == 60
         (study,) = running.studies()
         assert study.state == StudyState.RECEIVING
-        assert len(list(running.spool.files(Area.INSTANCES))) == 60
+        assert len(running.kept()) == 60
 
 
 @pytest.mark.feature("R5")
@@ -221,7 +221,7 @@ class TestAnswers:
         (row,) = running.instances()
         assert running.spool.path(row.path or "").read_bytes().endswith(data)
         assert self.status(running, store_command("1.2.3"), data) == Status.DOES_NOT_MATCH
-        assert len(list(running.spool.files(Area.INSTANCES))) == 1
+        assert len(running.kept()) == 1
 
     @pytest.mark.parametrize("size", [16, 1600], ids=["in memory", "on disk"])
     def test_object_without_study_uid_is_kept_for_a_person(self, running: Running, size: int) -> None:
@@ -244,8 +244,8 @@ class TestAnswers:
         with listening(sqlite_database, spool, path=receive_path) as node, Wire(node.port) as wire:
             wire.associate()
             uid, data = one_image()
-            blocked = spool.root / "temporary"
-            moved = blocked.rename(spool.root / "elsewhere")
+            blocked = spool.root
+            moved = blocked.rename(tmp_path / "elsewhere")
             wire.store(store_command(uid), data)
 
             assert wire.status() == Status.OUT_OF_RESOURCES

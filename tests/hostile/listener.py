@@ -118,7 +118,8 @@ class Listening:
 
     def files(self) -> set[Path]:
         """Everything kept as an instance."""
-        return {path for path in (self.node.spool / "instances").rglob("*") if path.is_file()}
+        found = (path for path in (self.node.spool / "instances").rglob("*") if path.is_file())
+        return {path for path in found if path.stat().st_size}
 
     def _rows(self, statement: Any) -> list[Any]:
         with self.node.database() as database, database.read() as session:

@@ -200,9 +200,9 @@ def digests(node: Listening, datasets: list[Dataset]) -> set[str]:
 @pytest.mark.peer
 @pytest.mark.slow
 def test_f25_file_folder_and_row_are_synced_before_success_leaves(receive_path: str, tmp_path: Path) -> None:
-    """A system-call trace of the listener: between two answers each of the three syncs has returned."""
+    """A system-call trace of the listener: before each answer the file, its name in its folder and the row were synced."""
     trace = tmp_path / "trace"
-    traced = (program("strace"), "-f", "-y", "-e", "trace=fsync,fdatasync,sendto", "-o", str(trace))
+    traced = (program("strace"), "-f", "-y", "-e", "trace=openat,fsync,fdatasync,sendto", "-o", str(trace))
     datasets = studies.series(replace(SMALL, study="F25 order", slices=4))
     with listening(tmp_path / "node", receive_path, prefix=traced) as node:
         with Wire(node.port, timeout_s=60) as wire:
@@ -213,17 +213,18 @@ def test_f25_file_folder_and_row_are_synced_before_success_leaves(receive_path: 
             child.terminate()
         node.node.process.wait(60)
 
+        paths = {row.sop_instance_uid: row.path for row in node.instances(str(datasets[0].StudyInstanceUID))}
+
     done = list(returned_calls(trace.read_text().splitlines()))
     answers = [index for index, call in enumerate(done) if call.startswith("sendto") and P_DATA in call]
     assert len(answers) == 1 + len(datasets), "the C-ECHO that told that it serves, and the objects"
-    start = answers[0]
-    for one, end in zip(datasets, answers[1:], strict=True):
-        name = hashlib.sha256(one.SOPInstanceUID.encode()).hexdigest()
-        folder, before = f"/instances/{name[:2]}", done[start:end]
-        assert any(call.startswith("fsync") and f"{folder}/{name}-" in call for call in before), "the file"
-        assert any(call.startswith("fsync") and f"{folder}>" in call for call in before), "its folder"
+    for one, start, end in zip(datasets, answers, answers[1:], strict=False):
+        path, before = f"/{paths[str(one.SOPInstanceUID)]}", done[start:end]
+        made = next(index for index, call in enumerate(done) if call.startswith("openat") and path in call)
+        folder = f"{path.rpartition('/')[0]}>"
+        assert any(call.startswith("fsync") and folder in call for call in done[made:end]), "its name"
+        assert any(call.startswith("fsync") and path in call for call in before), "the file"
         assert any("sync" in call and "fovea.sqlite-wal>" in call for call in before), "the row"
-        start = end
 
 
 def returned_calls(lines: list[str]) -> Iterator[str]:
@@ -236,9 +237,9 @@ def returned_calls(lines: list[str]) -> Iterator[str]:
             begun[thread] = call
             if call.startswith("sendto"):
                 yield call  # what is sent may arrive before the call returns
-        elif "resumed>" in call and call.endswith("= 0"):
+        elif "resumed>" in call and (call.endswith("= 0") or "openat resumed>" in call):
             yield begun.pop(thread)
-        elif "resumed>" not in call and ("= 0" in call or call.startswith("sendto")):
+        elif "resumed>" not in call and ("= 0" in call or call.startswith(("sendto", "openat"))):
             yield call
 
 
@@ -262,6 +263,7 @@ def orphan_of(node: Listening, kept: Dataset, lost: Dataset) -> Path:
     (row,) = node.instances(str(kept.StudyInstanceUID))
     name = hashlib.sha256(str(lost.SOPInstanceUID).encode()).hexdigest()
     orphan = node.node.spool / "instances" / name[:2] / f"{name}-{secrets.token_hex(8)}"
+    orphan.parent.mkdir(exist_ok=True)
     shutil.copy(node.node.spool / (row.path or ""), orphan)
     long_ago = time.time() - 120
     os.utime(orphan, (long_ago, long_ago))

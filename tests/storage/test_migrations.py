@@ -19,7 +19,7 @@ from storage.commitments import CommitmentKind
 from storage.database import Database, _alembic
 from storage.models import Base, Event
 from tests.postgres import PostgresServer
-from tests.storage.rows import add_delivery, add_job, at, received, take, the_study
+from tests.storage.rows import add_delivery, add_job, at, no_pixels, received, take, the_study
 
 pytestmark = pytest.mark.feature("O6")
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def fill(database: Database) -> dict[str, int]:
     """At least one row in every table, through the functions that write them; the counts."""
     with database.write() as session:
         number = reception.open_association(session, calling="PACS", called="FOVEA", address="::1", listener="a", at=at())
-        reception.record(session, number, received(), peer="PACS", at=at())
+        reception.record(session, number, received(), peer="PACS", at=at(), pixel_digest=no_pixels)
     take(database, received(digest="0" * 64, pixel_digest="1" * 64))
     with database.write() as session:
         job = add_job(session, the_study(session))

@@ -12,9 +12,9 @@ from sqlalchemy.exc import DataError
 from storage import queue, reception
 from storage.database import Database
 from storage.models import Association, Delivery, Event, Instance, Job, Rejected, Result, Series, Study
-from storage.reception import Receipt
+from storage.reception import Receipt, ReceivedInstance
 from storage.states import DeliveryState, JobState, StudyEvent, StudyState
-from tests.storage.rows import add_delivery, add_job, at, digest, kinds, path, received, take, the_study
+from tests.storage.rows import add_delivery, add_job, at, digest, kinds, no_pixels, path, received, take, the_study
 
 
 def settle(database: Database, uid: str = "1.2.3", seconds: float = 100.0) -> None:
@@ -52,7 +52,7 @@ def test_identical_object_is_repeated_and_its_file_is_superfluous(database: Data
 
     again = replace(received(), path=path("1.2.3.1.1", receipt=2))
     with database.write() as session:
-        receipt = reception.record(session, None, again, peer="PACS", at=at(5))
+        receipt = reception.record(session, None, again, peer="PACS", at=at(5), pixel_digest=no_pixels)
         superfluous = reception.files_to_delete(session)
 
     assert receipt is Receipt.REPEATED
@@ -100,7 +100,7 @@ def test_corrected_identity_wins_reopens_and_cancels_open_jobs(database: Databas
 
     corrected = received(number=1, patient_id="P2", patient_name="Roe^Jane", path=path("1.2.3.1.1", 2))
     with database.write() as session:
-        receipt = reception.record(session, None, corrected, peer="PACS", at=at(200))
+        receipt = reception.record(session, None, corrected, peer="PACS", at=at(200), pixel_digest=no_pixels)
         superfluous = reception.files_to_delete(session)
 
     assert receipt is Receipt.CORRECTED
@@ -191,6 +191,39 @@ def test_without_any_patient_id_another_name_is_another_patient(database: Databa
     assert take(database, received(number=3, patient_id="", patient_name="Roe^Jane")) is Receipt.HELD
 
 
+def test_pixels_are_compared_only_where_a_uid_comes_again_with_other_bytes(database: Database) -> None:
+    asked: list[str] = []
+
+    def pixels(of: str, transfer_syntax_uid: str) -> str | None:
+        asked.append(of)
+        return digest("pixels", of in (first.path, corrected.path))
+
+    def taken(one: ReceivedInstance) -> Receipt:
+        with database.write() as session:
+            return reception.record(session, None, one, peer="PACS", at=at(), pixel_digest=pixels)
+
+    first = received(pixel_digest=None)
+    repeated = replace(first, path=path("x", 2))
+    corrected = replace(first, path=path("x", 3), digest=digest("corrected"), patient_name="Doe^Janet")
+    other = replace(first, path=path("x", 4), digest=digest("other"))
+
+    assert [taken(first), taken(repeated)] == [Receipt.NEW, Receipt.REPEATED]
+    assert asked == []
+    assert taken(corrected) is Receipt.CORRECTED
+    assert asked == [first.path, corrected.path]
+    assert taken(other) is Receipt.REJECTED
+    assert asked[2:] == [other.path], "that of the first is known by now"
+
+
+def test_after_a_purge_nothing_can_be_compared_and_the_object_is_a_correction(database: Database) -> None:
+    first = received(pixel_digest=None)
+    take(database, first)
+    with database.write() as session:
+        reception.mark_lost(session, first.path)
+
+    assert take(database, replace(first, path=path("x", 2), digest=digest("other"))) is Receipt.CORRECTED
+
+
 @pytest.mark.peer
 def test_an_object_that_could_not_be_taken_makes_no_file_superfluous(postgres_url: str) -> None:
     """A group commit goes on after one object failed: the file of the row that stays must stay."""
@@ -200,8 +233,8 @@ def test_an_object_that_could_not_be_taken_makes_no_file_superfluous(postgres_ur
 
     with opened.write() as session:
         with pytest.raises(DataError), session.begin_nested():
-            reception.record(session, None, bad, peer="PACS", at=at())
-        receipt = reception.record(session, None, received(number=2), peer="PACS", at=at())
+            reception.record(session, None, bad, peer="PACS", at=at(), pixel_digest=no_pixels)
+        receipt = reception.record(session, None, received(number=2), peer="PACS", at=at(), pixel_digest=no_pixels)
         superfluous = reception.files_to_delete(session)
 
     assert (receipt, superfluous) == (Receipt.NEW, [])
@@ -217,7 +250,7 @@ def test_same_uid_with_other_pixels_is_rejected_and_kept_aside_once(database: Da
     receipt = take(database, other)
     with database.write() as session:
         again = replace(other, path=path("x", 4))
-        repeated = reception.record(session, None, again, peer="PACS", at=at(1))
+        repeated = reception.record(session, None, again, peer="PACS", at=at(1), pixel_digest=no_pixels)
         superfluous = reception.files_to_delete(session)
 
     assert (receipt, repeated) == (Receipt.REJECTED, Receipt.REJECTED)
@@ -372,7 +405,7 @@ def test_association_tells_what_it_brought(database: Database) -> None:
     with database.write() as session:
         number = reception.open_association(session, calling="PACS", called="FOVEA", address="127.0.0.1", listener="one", at=at())
         for one in (received("1.2.3", 1), received("1.2.3", 2), received("1.2.4", 1)):
-            reception.record(session, number, one, peer="PACS", at=at())
+            reception.record(session, number, one, peer="PACS", at=at(), pixel_digest=no_pixels)
 
     with database.write() as session:
         reception.close_association(session, number, outcome="released", at=at(9), repeated={"1.2.4": 3})

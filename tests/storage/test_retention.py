@@ -15,7 +15,7 @@ from storage.models import Base, Delivery, Instance, Job, Rejected, Result, Stud
 from storage.reception import Receipt
 from storage.spool import Area, Spool
 from storage.states import DeliveryState, InvalidMove, JobState, StudyEvent, StudyState
-from tests.storage.rows import add_delivery, add_job, at, digest, kinds, path, received, take, the_study
+from tests.storage.rows import add_delivery, add_job, at, digest, kinds, no_pixels, path, received, take, the_study
 
 pytestmark = pytest.mark.feature("O2")
 DAY = 86400.0
@@ -240,7 +240,7 @@ def test_newest_rows_of_an_open_association_without_a_whole_file_are_marked_lost
         for one, content in contents.items():
             kept = spool.write(Area.INSTANCES, str(one), content) if content is not None else path(f"missing {one}")
             sent = received(number=one, path=kept, size=100, digest=hashlib.sha256(data[one][4:]).hexdigest())
-            reception.record(session, number, sent, peer="PACS", at=at())
+            reception.record(session, number, sent, peer="PACS", at=at(), pixel_digest=no_pixels)
 
     with database.write() as session:
         assert reception.mark_unfinished(session, spool, "other") == 0

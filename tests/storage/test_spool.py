@@ -183,40 +183,21 @@ def test_folders_are_made_when_a_file_needs_them(tmp_path: Path) -> None:
     assert [kept.parent] == list((spool.root / "results").iterdir())
 
 
-def test_folders_of_an_area_are_made_at_once_and_again_without_harm(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", 0)
-    kept = spool.path(spool.write(Area.INSTANCES, "1.2", b"x"))
-
-    spool.make_folders(Area.INSTANCES)
-    Spool(tmp_path / "spool", 0).make_folders(Area.INSTANCES)
-
-    assert len(list((spool.root / "instances").iterdir())) == 256
-    assert kept.read_bytes() == b"x"
-
-
 _WRITTEN = [("writev", "temporary"), ("fsync", "temporary")]
 _MADE = [("mkdir", "folder"), ("fsync", "area")]
 _NAMED = [("rename", "temporary"), ("fsync", "folder")]
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize(
-    ("prepare", "steps"),
-    [("", [*_WRITTEN, *_MADE, *_NAMED]), ("spool.make_folders(Area.INSTANCES)", [*_WRITTEN, *_NAMED])],
-    ids=["new folder", "known folder"],
-)
-def test_file_is_synced_before_its_rename_and_the_folder_after_it(
-    spool: Spool, tmp_path: Path, prepare: str, steps: list[tuple[str, str]]
-) -> None:
+def test_file_is_synced_before_its_rename_and_the_folder_after_it(spool: Spool, tmp_path: Path) -> None:
     """R6, as the system sees it: write, fsync(file), rename, fsync(folder of the new name), a new folder's own name before."""
     if shutil.which("strace") is None:
         peer_missing("strace is not installed")
-    script = f"""
+    script = """
 import sys
 from pathlib import Path
 from storage.spool import Area, Spool
 spool = Spool(Path(sys.argv[1]), 0)
-{prepare}
 print(spool.write(Area.INSTANCES, "1.2", b"the bytes"), flush=True)
 """
     trace = tmp_path / "trace"
@@ -238,7 +219,7 @@ print(spool.write(Area.INSTANCES, "1.2", b"the bytes"), flush=True)
             first = call[2].split('",')[0]
             seen.append((call[1], next(name for name, path in places.items() if path in first)))
 
-    assert seen == steps
+    assert seen == [*_WRITTEN, *_MADE, *_NAMED]
 
 
 def test_no_room_is_told_apart_from_other_errors() -> None:
