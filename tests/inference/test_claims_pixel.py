@@ -2,7 +2,7 @@
 
 Networks that answer at once stand in where only the order of things is at stake; others are trained here for seconds. Processors
 round differently, and within some steps every training goes another way: what is learned is therefore judged by its mean over
-the seeds, and stated beside a bound are the mean and deviation of single seeds, over 12 of them.
+the seeds. Comments beside such bounds say what 12 seeds gave one by one: their mean, then their standard deviation.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def test_a_network_that_learned_with_hidden_parts_fills_them_in_better() -> None
     """mDDPM: masking teaches what belongs where."""
     errors = np.array([[of_hidden_parts(RECIPES[name], seed) for name in ("mddpm", "pddpm")] for seed in SEEDS])
 
-    assert np.mean(errors[:, 0] / errors[:, 1]) < 0.85
+    assert np.mean(errors[:, 0] / errors[:, 1]) < 0.85  # 0.70, 0.03; untrained both err alike
 
 
 def of_hidden_parts(recipe: Recipe, seed: int) -> float:
@@ -150,7 +150,7 @@ def test_a_context_vector_tells_the_grey_level_that_noise_has_hidden() -> None:
     """cDDPM: conditioning lowers the error where slices differ in brightness."""
     beside_it, alone = (np.mean([of_grey_levels(beside, seed) for seed in SEEDS]) for beside in (the_image, nothing))
 
-    assert beside_it < 0.5 * alone
+    assert beside_it < 0.5 * alone  # 0.08, 0.03 and 0.33, 0.05; untrained both err alike
 
 
 def of_grey_levels(beside: Beside, seed: int) -> float:
@@ -158,8 +158,8 @@ def of_grey_levels(beside: Beside, seed: int) -> float:
     recipe, clean = RECIPES["cddpm"], heads(24, 55 + seed)
     arguments = {**recipe.training.networks[0].arguments, "channels": [16, 24], "context": 8}
     torch.manual_seed(seed)
-    stage = Stage(("restorer",), RestoreImage(recipe.corruptor, levels=(0.4, 0.6), beside=beside))
-    slices = shown(clean, seed, **trained((stage,), {"restorer": build("context_restorer", arguments)}, 110, seed))
+    stage = Stage(("restorer",), RestoreImage(recipe.corruptor, levels=(0.4, 0.6), beside=beside), learning_rate=4.5e-3)
+    slices = shown(clean, seed, **trained((stage,), {"restorer": build("context_restorer", arguments)}, 80, seed))
     with torch.no_grad():
         answer = CleanImage(beside=beside).estimate(recipe.corruptor.corrupt(clean, 0.5, slices), 0.5, slices)
     off = ((answer - clean) * slices.brain).sum((1, 2, 3)) / slices.brain.sum((1, 2, 3))
@@ -206,8 +206,8 @@ def test_a_network_that_learned_from_painted_anomalies_takes_a_lesion_away_and_l
         np.mean([left_and_touched(RECIPES[name], steps, seed) for seed in SEEDS], axis=0) for steps in (200, 0)
     )
 
-    assert left < 0.4 < left_at_first
-    assert touched < 0.15 < touched_at_first
+    assert left < 0.4 < left_at_first  # 0.19, 0.05 (bridge 0.16, 0.05); untrained 0.48, 0.01 (bridge 1.00, 0.01)
+    assert touched < 0.15 < touched_at_first  # 0.06, 0.01 of both; untrained 0.49, 0.03 (bridge 1.00, 0.02)
 
 
 def left_and_touched(recipe: Recipe, steps: int, seed: int) -> tuple[float, float]:
