@@ -27,6 +27,7 @@ from inference.scorers import Residual
 from inference.slices import Slices
 from tests.inference.heads import shown
 
+pytestmark = pytest.mark.timeout(900)  # three trainings in one test, on a machine that may be busy
 SEEDS = (1, 2, 3)
 ROWS, COLUMNS = 48, 40
 GRID = GridPlan(rows=ROWS, columns=COLUMNS, spacing_mm=4.8)
