@@ -308,13 +308,13 @@ class TestStructure:
                 pieces.append(struct.pack("<HHI", 0xFFFE, 0xE000, rest))
             inner = b"".join(pieces)
         data = with_sequence(struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner)
-        start = time.perf_counter()
+        start = time.process_time()
 
         refusal = refused(data, command(PLAIN))
 
         assert refusal.status == Status.CANNOT_UNDERSTAND
         assert "nested" in str(refusal)
-        assert time.perf_counter() - start < 0.5
+        assert time.process_time() - start < 0.5
 
     def test_deepest_allowed_nesting_is_taken(self) -> None:
         inner = b""
@@ -386,13 +386,13 @@ class TestStructure:
     def test_deflate_bomb_exceeds_the_limit(self) -> None:
         pressed = zlib.compressobj(9, zlib.DEFLATED, -15)
         bomb = pressed.compress(bytes(64 * 1024 * 1024)) + pressed.flush()
-        start = time.perf_counter()
+        start = time.process_time()
 
         refusal = refused(bomb, replace(command(PLAIN), transfer_syntax_uid=str(DeflatedExplicitVRLittleEndian)))
 
         assert refusal.status == Status.OUT_OF_RESOURCES
         assert "exceeds limit" in str(refusal)
-        assert time.perf_counter() - start < 2.0
+        assert time.process_time() - start < 2.0
 
     @pytest.mark.parametrize("cut", [1, 100, -1], ids=["one byte", "100 bytes", "all but one"])
     def test_cut_off_deflate_stream_is_not_understood(self, cut: int) -> None:

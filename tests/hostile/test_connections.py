@@ -211,6 +211,6 @@ def test_f06_swollen_association_request_is_answered_in_bounded_time(node: Liste
         kind, answer = wire.receive()
         took = time.monotonic() - began
 
-    assert took < 2.0
+    assert took < 5.0
     assert (kind, answer) == abort(INVALID) or (kind == 3 and answer[1:] == bytes((1, 2, 1)))
     assert served_in(node, f"F06 {node.receive_path}") < SERVED_WITHIN_S

@@ -85,7 +85,7 @@ def test_f15_command_without_instance_uid_is_answered_at_once(node: Listening) -
     answer = exchange(node, store_command(None), studies.encoded(one))
 
     assert status_of(answer) == INVALID_INSTANCE
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
     assert_not_kept(node, one)
 
 
@@ -201,7 +201,7 @@ def test_f21_nested_sequences_are_refused_in_linear_time(node: Listening, depth:
     answer = exchange(node, store_command(str(one.SOPInstanceUID)), studies.encoded(one) + (opened * depth + closed * depth))
 
     assert status_of(answer) == CANNOT_UNDERSTAND
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 10.0
     assert_not_kept(node, one)
     assert sent(node, image(node, "F21 after")) == SUCCESS
 

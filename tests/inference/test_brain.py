@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -133,7 +132,6 @@ def test_the_shipped_mask_finds_the_brain_of_a_synthetic_head(seed: int) -> None
 @pytest.mark.slow
 def test_the_shipped_mask_loses_almost_nothing_of_real_lesions() -> None:
     bundle = load_bundle(BUNDLE, device="cpu")
-    torch.set_num_threads(2)
     lost = marked = 0
     for reader in (Lgg(data_folder() / "lgg_flair"), nichart(data_folder() / "nichart_wmh")):
         for study in islice(reader.studies(), 4):

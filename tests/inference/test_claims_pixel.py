@@ -1,17 +1,20 @@
 """What the papers claim for their methods, on phantoms whose healthy selves are known: each with a margin, over several seeds.
 
-Networks that answer at once stand in where only the order of things is at stake; others are trained here for seconds.
+Networks that answer at once stand in where only the order of things is at stake; others are trained here for seconds. Processors
+round differently, and within some steps every training goes another way: what is learned is therefore judged by its mean over
+the seeds. Comments beside such bounds say what 12 seeds gave one by one: their mean, then their standard deviation.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from inference.corruptors import Untouched
-from inference.denoisers import CleanImage, Denoiser, the_image
+from inference.denoisers import Beside, CleanImage, Denoiser, the_image
 from inference.networks import build
 from inference.objectives import Examples, RestoreImage
 from inference.recipes import RECIPES
@@ -24,6 +27,7 @@ from inference.scorers import Residual
 from inference.slices import Slices
 from tests.inference.heads import shown
 
+pytestmark = pytest.mark.timeout(900)  # three trainings in one test, on a machine that may be busy
 SEEDS = (1, 2, 3)
 ROWS, COLUMNS = 48, 40
 GRID = GridPlan(rows=ROWS, columns=COLUMNS, spacing_mm=4.8)
@@ -48,11 +52,12 @@ def with_lesion(healthy: Tensor, departure: float = 3.0) -> tuple[Tensor, Tensor
 
 
 def trained(stages: tuple[Stage, ...], networks: dict[str, nn.Module], steps: int, seed: int) -> dict[str, nn.Module]:
-    """The networks after so many steps of each stage on heads."""
+    """The networks after so many steps of each stage on heads, ever smaller ones, so that the last leave no noise behind."""
     for stage in stages:
         loss_of = stage.objective.begin(GRID, seed)
         weights = [weight for name in stage.trains for weight in networks[name].parameters()]
         optimiser = torch.optim.Adam(weights, lr=max(3e-3, stage.learning_rate))
+        smaller = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, steps)
         for step in range(steps):
             image = heads(8, 10_000 * seed + step)
             brain = (image > -4).float()
@@ -60,6 +65,7 @@ def trained(stages: tuple[Stage, ...], networks: dict[str, nn.Module], steps: in
             optimiser.zero_grad()
             loss_of(networks, examples, torch.Generator().manual_seed(step)).backward()
             optimiser.step()
+            smaller.step()
     return {name: network.eval() for name, network in networks.items()}
 
 
@@ -123,42 +129,42 @@ def test_boxes_in_clean_surroundings_keep_healthy_tissue_closer_than_noise_every
     assert error(boxed, field, everywhere) < 0.7 * error(noised.value, field, everywhere)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_network_that_learned_with_hidden_parts_fills_them_in_better(seed: int) -> None:
+def test_a_network_that_learned_with_hidden_parts_fills_them_in_better() -> None:
     """mDDPM: masking teaches what belongs where."""
+    errors = np.array([[of_hidden_parts(RECIPES[name], seed) for name in ("mddpm", "pddpm")] for seed in SEEDS])
+
+    assert np.mean(errors[:, 0] / errors[:, 1]) < 0.85  # 0.70, 0.03; untrained both err alike
+
+
+def of_hidden_parts(recipe: Recipe, seed: int) -> float:
+    """The error of a restorer trained as the recipe's where parts of a slice are hidden."""
     clean = heads(24, 77 + seed)
     slices = shown(clean, seed)
     hidden = MASKED.corrupt(clean, 0.5, slices)
     changed = ((hidden - clean).abs() > 0.3) & (slices.brain > 0)
-
-    errors = {}
-    for name in ("pddpm", "mddpm"):
-        network = restorer(RECIPES[name], 60, seed)["restorer"]
-        with torch.no_grad():
-            answer = network(hidden, torch.full((24,), 0.5))
-        errors[name] = error(answer, clean, changed)
-
-    assert errors["mddpm"] < 0.92 * errors["pddpm"]
+    network = restorer(recipe, 60, seed)["restorer"]
+    with torch.no_grad():
+        return error(network(hidden, torch.full((24,), 0.5)), clean, changed)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_context_vector_tells_the_grey_level_that_noise_has_hidden(seed: int) -> None:
+def test_a_context_vector_tells_the_grey_level_that_noise_has_hidden() -> None:
     """cDDPM: conditioning lowers the error where slices differ in brightness."""
+    beside_it, alone = (np.mean([of_grey_levels(beside, seed) for seed in SEEDS]) for beside in (the_image, nothing))
+
+    assert beside_it < 0.5 * alone  # 0.08, 0.03 and 0.33, 0.05 (8 seeds); untrained both err alike
+
+
+def of_grey_levels(beside: Beside, seed: int) -> float:
+    """By how much a restorer is off in the mean of a slice."""
     recipe, clean = RECIPES["cddpm"], heads(24, 55 + seed)
     arguments = {**recipe.training.networks[0].arguments, "channels": [16, 24], "context": 8}
-
-    errors = []
-    for beside in (the_image, nothing):
-        torch.manual_seed(seed)
-        stage = Stage(("restorer",), RestoreImage(recipe.corruptor, levels=(0.4, 0.6), beside=beside))
-        slices = shown(clean, seed, **trained((stage,), {"restorer": build("context_restorer", arguments)}, 60, seed))
-        with torch.no_grad():
-            x_t = recipe.corruptor.corrupt(clean, 0.5, slices)
-            answer = CleanImage(beside=beside).estimate(x_t, 0.5, slices)
-        off = ((answer - clean) * slices.brain).sum((1, 2, 3)) / slices.brain.sum((1, 2, 3))
-        errors.append(float(off.abs().mean()))
-
-    assert errors[0] < 0.6 * errors[1]
+    torch.manual_seed(seed)
+    stage = Stage(("restorer",), RestoreImage(recipe.corruptor, levels=(0.4, 0.6), beside=beside), learning_rate=4.5e-3)
+    slices = shown(clean, seed, **trained((stage,), {"restorer": build("context_restorer", arguments)}, 80, seed))
+    with torch.no_grad():
+        answer = CleanImage(beside=beside).estimate(recipe.corruptor.corrupt(clean, 0.5, slices), 0.5, slices)
+    off = ((answer - clean) * slices.brain).sum((1, 2, 3)) / slices.brain.sum((1, 2, 3))
+    return float(off.abs().mean())
 
 
 def nothing(slices: Slices) -> Tensor:
@@ -194,23 +200,28 @@ def test_repainting_keeps_healthy_tissue_closer_and_still_takes_the_lesion_away(
     assert float(raw[lesion].mean()) > 20 * float(raw[middle].abs().mean())
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", ["image_conditioned", "bridge"])
-def test_a_network_that_learned_from_painted_anomalies_takes_a_lesion_away_and_leaves_a_healthy_slice_alone(
-    name: str, seed: int
-) -> None:
+def test_a_network_that_learned_from_painted_anomalies_takes_a_lesion_away_and_leaves_a_healthy_slice_alone(name: str) -> None:
     """Baugh's restoration and the bridge: one learns from noise beside the image, the other from the image on."""
-    recipe = RECIPES[name]
-    networks = restorer(recipe, 200, seed)
+    (left, touched), (left_at_first, touched_at_first) = (
+        np.mean([left_and_touched(RECIPES[name], steps, seed) for seed in SEEDS], axis=0) for steps in (200, 0)
+    )
+
+    assert left < 0.4 < left_at_first  # 0.19, 0.05 (bridge 0.16, 0.05); untrained 0.48, 0.01 (bridge 1.00, 0.01)
+    assert touched < 0.15 < touched_at_first  # 0.06, 0.01 of both; untrained 0.49, 0.03 (bridge 1.00, 0.02)
+
+
+def left_and_touched(recipe: Recipe, steps: int, seed: int) -> tuple[float, float]:
+    """What is left of a lesion, and how much a healthy slice changes per change of the lesion: 0 of both is best."""
+    networks = restorer(recipe, steps, seed)
     healthy = heads(12, 99 + seed)
     image, lesion = with_lesion(healthy)
-    inside = healthy > -4
 
     _, restored = run(recipe, shown(image, seed, **networks))
     _, kept = run(recipe, shown(healthy, seed, **networks))
 
-    assert error(restored, healthy, lesion) < 0.4 * 3.0
-    assert error(kept, healthy, inside) < 0.15 * error(restored, image, lesion)
+    left = error(restored, healthy, lesion) / error(image, healthy, lesion)
+    return left, error(kept, healthy, healthy > -4) / error(restored, image, lesion)
 
 
 class Repeats:
@@ -240,7 +251,10 @@ def test_behind_healthy_contexts_a_method_that_repeats_what_it_sees_finds_a_coar
     elsewhere = (healthy > -4) & ~(functional.max_pool2d(lesion.float(), 9, 1, 4) > 0)
 
     with torch.no_grad():
-        stream = recipe.sampler.stream(seen, Untouched(), Repeats())
-        raw = Residual().score(seen, stream).raw
+        alone, raw = (
+            Residual().score(seen, sampler.stream(seen, Untouched(), Repeats())).raw
+            for sampler in (RECIPES[name].sampler, recipe.sampler)
+        )
 
-    assert float(raw[lesion].mean()) > 3 * float(raw[elsewhere].abs().mean())
+    assert not alone.any()
+    assert float(raw[lesion].mean()) > 5 * float(raw[elsewhere].abs().mean())
