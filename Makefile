@@ -47,9 +47,10 @@ bench: $(READY)
 
 # Each part by itself and within its own limit: `make -k soak` goes on where one fails, `make soak-kills` runs one.
 SOAK_LIMIT_S ?= 10800
-soak: soak-outage soak-half_open soak-fuzz soak-kills
+SOAKS := soak-outage soak-half_open soak-fuzz soak-kills
+soak: $(SOAKS)
 
-soak-%: $(READY)
+$(SOAKS): soak-%: $(READY)
 	timeout $(SOAK_LIMIT_S) $(BIN)/python -m pytest tests/soak/test_$*.py -q -s -p no:cacheprovider --timeout=$(SOAK_LIMIT_S)
 
 clean:
