@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 FIXED_BYTES = 68
 """Protocol version, AE titles and reserved bytes before the first item."""
@@ -75,3 +76,14 @@ def _items(data: memoryview, start: int) -> Iterator[tuple[int, memoryview]]:
             raise MalformedRequest("an item ends beyond what holds it")
         yield kind, data[position : position + length]
         position += length
+
+
+def is_well_formed(contexts: Iterable[Any]) -> bool:
+    """True for 1 to 128 contexts with different odd numbers, a SOP class and a transfer syntax each (PS3.8 9.3.2.2).
+
+    pynetdicom's negotiation raises on others, and the peer would never be answered.
+    """
+    proposed = list(contexts)
+    numbers = {context.context_id for context in proposed if context.context_id % 2}
+    is_complete = all(context.abstract_syntax and context.transfer_syntax for context in proposed)
+    return is_complete and 1 <= len(proposed) == len(numbers)

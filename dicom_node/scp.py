@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ from dicom_node.listeners import Place, start_server, start_tls_server
 from dicom_node.metrics import ListenerMetrics, listener_file
 from dicom_node.plain import PlainStore
 from dicom_node.repository import AuditGate
+from dicom_node.request import is_well_formed
 from dicom_node.rows import RowWriter, association_number
 from dicom_node.settings import MAXIMUM_LISTENERS, Settings
 from dicom_node.store import Source, StoreService
@@ -242,7 +243,7 @@ class Listener:
         """Accept or refuse; runs before pynetdicom's own negotiation, in the association's thread."""
         association = event.assoc
         self._pending.remove(association)
-        if not _is_well_formed(association.requestor.primitive.presentation_context_definition_list):
+        if not is_well_formed(association.requestor.primitive.presentation_context_definition_list):
             association.dul.socket.refuse(INVALID_PDU_PARAMETER)
             association.is_aborted = True
             association.kill()
@@ -392,14 +393,3 @@ class Listener:
                 shut(association)
                 association.dul.kill_dul()
                 self._close(association, "aborted")
-
-
-def _is_well_formed(contexts: Iterable[Any]) -> bool:
-    """True for 1 to 128 contexts with different odd numbers, a SOP class and a transfer syntax each (PS3.8 9.3.2.2).
-
-    pynetdicom's negotiation raises on others, and the peer would never be answered.
-    """
-    proposed = list(contexts)
-    numbers = {context.context_id for context in proposed if context.context_id % 2}
-    is_complete = all(context.abstract_syntax and context.transfer_syntax for context in proposed)
-    return is_complete and 1 <= len(proposed) == len(numbers)

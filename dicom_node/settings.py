@@ -9,15 +9,41 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.settings_audit import Audit
+from dicom_node.settings_delivery import Delivering, Destination
 from dicom_node.settings_doors import Alerts, Fingerprint, Stow, StowClient, Tls
+from dicom_node.settings_values import AeTitle, Name, Network, Port, Range, ReceivePath, ResultWords, Section
+
+__all__ = [
+    "Audit",
+    "Delivering",
+    "Destination",
+    "Fingerprint",
+    "Model",
+    "Node",
+    "Output",
+    "Peer",
+    "Receive",
+    "ReceivePath",
+    "Retention",
+    "Rule",
+    "Run",
+    "Settings",
+    "SettingsError",
+    "Storage",
+    "Stow",
+    "StowClient",
+    "Ticks",
+    "Tls",
+    "Web",
+    "load_settings",
+]
 
 CONFIG_VARIABLE = "FOVEA_CONFIG"
 DEFAULT_CONFIG = "fovea.toml"
@@ -28,58 +54,7 @@ class SettingsError(Exception):
     """Raised when the configuration cannot be read; the message names file, key and what was expected."""
 
 
-def _ae_title(value: str) -> str:
-    """PS3.5 6.2: 1 to 16 characters of the default repertoire, no backslash, no control character, not only spaces."""
-    stripped = value.strip(" ")
-    if not 1 <= len(stripped) <= 16 or not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]+", stripped):
-        raise ValueError(f"an AE title has 1 to 16 printable ASCII characters and no backslash, not {value!r}")
-    return stripped
-
-
-def _network(value: str) -> str:
-    ip_network(value, strict=False)
-    return value
-
-
-def _http_url(value: str) -> str:
-    if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
-        raise ValueError("a DICOMweb address looks like https://pacs.example/dicom-web, without user, query or fragment")
-    return value.rstrip("/")
-
-
-def _ae_title_or_none(value: str) -> str:
-    return _ae_title(value) if value else value
-
-
-OptionalAeTitle = Annotated[str, AfterValidator(_ae_title_or_none)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-Network = Annotated[str, AfterValidator(_network)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Range = tuple[float, float]
-ReceivePath = Literal["stream", "plain"]
-ResultWord = Literal["seg", "sr", "parametric-map", "uncertainty", "pseudo-healthy", "capture", "presentation-state", "pdf"]
-ALWAYS_SENT = frozenset({"seg", "sr"})
-"""Where nothing was found there is no segmentation, and only the report says so; neither can be left out."""
-
-
-def _result_words(words: tuple[ResultWord, ...]) -> tuple[ResultWord, ...]:
-    if missing := ALWAYS_SENT - set(words):
-        raise ValueError(f"{', '.join(sorted(missing))} is missing: segmentation and report are always made and sent")
-    if len(set(words)) < len(words):
-        raise ValueError("an object is named twice")
-    return words
-
-
-ResultWords = Annotated[tuple[ResultWord, ...], AfterValidator(_result_words)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Node(_Section):
+class Node(Section):
     """Who the node is on the DICOM network."""
 
     ae_title: AeTitle = Field("FOVEA", description="AE title that peers call, and that the node calls itself")
@@ -89,7 +64,7 @@ class Node(_Section):
     station_name: str = Field("FOVEA", description="Station Name in result objects")
 
 
-class Peer(_Section):
+class Peer(Section):
     """One application entity that may send to the node. No peers: nobody may."""
 
     ae_title: AeTitle = Field(description="calling AE title")
@@ -105,7 +80,7 @@ class Peer(_Section):
     port: Port = Field(0, description="its DICOM port for these reports")
 
 
-class Storage(_Section):
+class Storage(Section):
     """Where files and rows are kept."""
 
     spool: Path = Field(Path("var/spool"), description="folder for received and result files; made with mode 0700")
@@ -121,7 +96,7 @@ class Storage(_Section):
         return self.database_url or f"sqlite:///{self.spool.parent / 'fovea.sqlite'}"
 
 
-class Receive(_Section):
+class Receive(Section):
     """How studies are received and when one counts as complete."""
 
     settle_after_s: float = Field(30.0, gt=0, description="a study is complete when nothing arrived for this many seconds")
@@ -150,7 +125,7 @@ class Receive(_Section):
     network_timeout_s: float = Field(60.0, gt=0, description="wait for the next message of an idle association")
 
 
-class Model(_Section):
+class Model(Section):
     """One installed model bundle."""
 
     name: Name = Field(description="name that rules use")
@@ -158,7 +133,7 @@ class Model(_Section):
     digest: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="pin: the card's SHA-256; a bundle that differs is not run")
 
 
-class Rule(_Section):
+class Rule(Section):
     """Which series of a study become a job of which model, and where its results go."""
 
     name: Name = Field(description="name shown by `fovea explain` and in the audit")
@@ -201,74 +176,7 @@ class Rule(_Section):
         return self
 
 
-class Destination(_Section):
-    """One archive, viewer or workstation that gets results, over DICOM (DIMSE) or DICOMweb (STOW-RS)."""
-
-    name: Name = Field(description="name that rules use")
-    kind: Literal["dimse", "stow"] = Field("dimse", description="how it is sent to: dimse (C-STORE) or stow (STOW-RS)")
-    ae_title: OptionalAeTitle = Field("", description="called AE title; required for dimse")
-    host: str = Field("", description="host name or address; required for dimse")
-    port: Port = Field(0, description="DICOM port; required for dimse")
-    url: HttpUrl = Field("", description="address of the DICOMweb service, e.g. https://pacs/dicom-web; required for stow")
-    token_file: Path | None = Field(None, description="stow: file that holds a bearer token; read at each association")
-    password_file: Path | None = Field(None, description="stow: file that holds user:password for basic authentication")
-    tls: bool = Field(False, description="dimse: over TLS (BCP 195); stow: say so by https in the url")
-    ca_file: Path | None = Field(None, description="PEM file of the authority that signed the server; empty: the system's")
-    tls_name: str = Field("", description="dimse over TLS: the name that its certificate must carry; empty: the host")
-    certificate_file: Path | None = Field(None, description="PEM file of the certificate shown to it")
-    key_file: Path | None = Field(None, description="PEM file of that certificate's key, without passphrase, mode 0600")
-    timeout_s: float = Field(30.0, gt=0, description="wait for one answer")
-    objects: ResultWords | None = Field(
-        None, description="which of output.objects go there, seg and sr among them; empty: all that are made"
-    )
-    proof: Literal["none", "commitment", "query"] = Field(
-        "none",
-        description="how arrival is proven: storage commitment (query where the archive has none), by query with the content "
-        "compared, or not at all",
-    )
-    without_seg: Literal["key-images", "key-images-always", "nothing"] = Field(
-        "key-images",
-        description="what it gets where it takes no segmentations: pictures of the findings as Secondary Capture, also where it "
-        "refuses one for another lasting reason (always), or nothing, and a dead letter tells",
-    )
-    proof_timeout_s: float = Field(
-        3600.0, gt=0, description="wait for a commitment report before asking by query, and for a query to show everything"
-    )
-
-    @model_validator(mode="after")
-    def _certificate_has_a_key(self) -> Destination:
-        if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("certificate_file and key_file go together")
-        return self
-
-    @model_validator(mode="after")
-    def _has_an_address(self) -> Destination:
-        if self.kind == "dimse":
-            missing = [key for key in ("ae_title", "host", "port") if key not in self.model_fields_set]
-            if missing:
-                raise ValueError(f"{', '.join(missing)} required for kind dimse")
-            return self
-        if not self.url:
-            raise ValueError("url is required for kind stow")
-        if self.proof == "commitment":
-            raise ValueError("proof = commitment is a DIMSE service; take query for kind stow")
-        if self.token_file and self.password_file:
-            raise ValueError("token_file and password_file exclude each other")
-        if (self.token_file or self.password_file) and not _is_private(self.url):
-            raise ValueError("credentials are sent over https only")
-        return self
-
-    @property
-    def address(self) -> str:
-        """How people call where it is."""
-        return self.url if self.kind == "stow" else f"{self.ae_title} at {self.host}:{self.port}"
-
-
-def _is_private(url: str) -> bool:
-    return url.startswith("https://") or re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:|/|$)", url) is not None
-
-
-class Run(_Section):
+class Run(Section):
     """How a run is held."""
 
     workers: int = Field(1, ge=1, description="runs at once on this machine")
@@ -286,32 +194,7 @@ class Run(_Section):
     retry_after_s: float = Field(5.0, gt=0, description="first wait before a failed run is tried again; doubles each time")
 
 
-class Delivering(_Section):
-    """How results are sent."""
-
-    retry_after_s: float = Field(
-        10.0, gt=0, description="first wait before a failed delivery is tried again; doubles each time, with jitter"
-    )
-    retry_at_most_s: float = Field(900.0, gt=0, description="longest wait between two attempts")
-    give_up_after_attempts: int = Field(
-        1000, ge=1, description="attempts before a delivery becomes a dead letter; about ten days"
-    )
-    lease_s: float = Field(120.0, gt=1, description="a sender that is silent for this long has lost its delivery")
-    circuit_opens_after: int = Field(
-        5, ge=1, description="connection failures in a row after which only a probe goes out to a destination"
-    )
-    probe_every_s: float = Field(
-        30.0, gt=0, description="time between two probes of a destination that is down; never more than retry_at_most_s"
-    )
-    give_up_after_failed_proofs: int = Field(
-        3, ge=1, description="times an archive may turn out not to have kept what it acknowledged before it is a dead letter"
-    )
-    report_wait_s: float = Field(
-        2.0, ge=0, description="how long the association of a commitment request stays open for a report on it"
-    )
-
-
-class Output(_Section):
+class Output(Section):
     """How result objects look."""
 
     character_set: Literal["ISO_IR 192", "ISO_IR 100"] = Field(
@@ -338,7 +221,7 @@ class Output(_Section):
     )
 
 
-class Web(_Section):
+class Web(Section):
     """The read-only web page."""
 
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
@@ -366,7 +249,7 @@ class Web(_Section):
         return "http" if self.certificate_file is None else "https"
 
 
-class Retention(_Section):
+class Retention(Section):
     """When files go; rows and events stay."""
 
     keep_files_days: float = Field(
@@ -374,7 +257,7 @@ class Retention(_Section):
     )
 
 
-class Ticks(_Section):
+class Ticks(Section):
     """How often the scheduler looks."""
 
     settle_s: float = Field(1.0, gt=0, description="how often quiet times are counted and studies settled")

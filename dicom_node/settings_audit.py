@@ -6,11 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from dicom_node.settings_values import Section
 
 
 def _repository_url(value: str) -> str:
@@ -23,7 +21,7 @@ def _repository_url(value: str) -> str:
 RepositoryUrl = Annotated[str, AfterValidator(_repository_url)]
 
 
-class Audit(_Section):
+class Audit(Section):
     """The hash chain over the events, its anchor outside the database, and the repository that gets every event."""
 
     seal_every_s: float = Field(2.0, gt=0, description="how often new events are chained")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from dicom_node.settings_values import Network, Section
 
 
 def _fingerprint(value: str) -> str:
@@ -21,16 +18,10 @@ def _fingerprint(value: str) -> str:
     return plain
 
 
-def _address_range(value: str) -> str:
-    ip_network(value, strict=False)
-    return value
-
-
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
-AddressRange = Annotated[str, AfterValidator(_address_range)]
 
 
-class Tls(_Section):
+class Tls(Section):
     """The DICOM TLS port (BCP 195, TLS 1.2 and 1.3) with mutual authentication. Without certificate_file it is shut."""
 
     host: str = Field("", description="address to listen on; empty: node.host")
@@ -58,17 +49,17 @@ class Tls(_Section):
         return self
 
 
-class StowClient(_Section):
+class StowClient(Section):
     """One client that may store over STOW-RS. No clients: nobody may."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,15}$", description="what it is called in rules (from_peers) and in the audit"
     )
     token_file: Path = Field(description="file with its bearer token of 32 characters or more, mode 0600")
-    addresses: tuple[AddressRange, ...] = Field(min_length=1, description="addresses or networks it may come from")
+    addresses: tuple[Network, ...] = Field(min_length=1, description="addresses or networks it may come from")
 
 
-class Stow(_Section):
+class Stow(Section):
     """STOW-RS in (POST /dicom-web/studies on the web port): what a request may cost."""
 
     maximum_request_mb: float = Field(8192.0, gt=0, description="largest request, in MB")
@@ -79,7 +70,7 @@ class Stow(_Section):
     minimum_rate_kb_s: float = Field(4.0, ge=0, description="slowest mean rate, in kB a second, after the first idle_timeout_s")
 
 
-class Alerts(_Section):
+class Alerts(Section):
     """When refused strangers become a security alert, and how many rows a flood of them may cost."""
 
     per_minute: int = Field(
@@ -87,4 +78,4 @@ class Alerts(_Section):
         "beyond it they are only counted",
     )  # fmt: skip
     rows_per_minute: int = Field(120, ge=1, description="audit rows a minute that all refused strangers together may cost")
-    probes: tuple[AddressRange, ...] = Field((), description="addresses of monitoring probes whose empty connections are no news")
+    probes: tuple[Network, ...] = Field((), description="addresses of monitoring probes whose empty connections are no news")
