@@ -355,8 +355,8 @@ class Listener:
     def _note_end(self, session: Session, source: Source, outcome: str, at: datetime) -> None:
         number = association_number(session, source)
         if number is not None:
-            is_empty = not source.stored + source.refused
-            close_association(session, number, outcome=outcome, at=at, repeated=dict(source.repeated), is_empty=is_empty)
+            repeated = dict(source.repeated)
+            close_association(session, number, outcome=outcome, at=at, repeated=repeated, is_empty=not source.begun)
 
     def _save_metrics(self) -> None:
         """Save the counters for the web process to show. A full disk must not stop the sweeper."""

@@ -61,6 +61,8 @@ class Source:
     """Makes the association's row, where it has none yet."""
     repeated: Counter[str] = field(default_factory=Counter)
     """Objects known already, by Study Instance UID."""
+    begun: int = 0
+    """Objects whose command came."""
     stored: int = 0
     refused: int = 0
     reports_only: bool = False
@@ -97,6 +99,7 @@ class StoreService:
 
     def begin(self, command: Command, source: Source) -> Incoming:
         """Take an object whose bytes follow."""
+        source.begun += 1
         return Incoming(self, command, source)
 
     def decide(self, incoming: Incoming) -> Answer:
