@@ -228,7 +228,10 @@ class StoreService:
             )
 
         self._log.warning("instance refused", status=detail["status"], reason=str(refusal))
-        self._rows.post(work)
+        try:
+            self._rows.call("", work)
+        except Exception as error:  # the refusal stands, and its sender is told, whether its event is written or not
+            self._log.error("event not written", error=type(error).__name__)
 
     def _copy_kept(self, incoming: Incoming, refusal: Refused) -> Rejected | None:
         uid = incoming.command.sop_instance_uid
