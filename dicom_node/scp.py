@@ -370,7 +370,7 @@ class Listener:
         try:
             with self._database.read() as session:
                 found = reconcile(session, self._spool)
-        except (DatabaseBusy, SpoolError) as error:
+        except (DatabaseBusy, SpoolError, OSError) as error:  # a disk that fails must not stop the sweeper
             self._log.warning("spool not reconciled", error=type(error).__name__)
             return
         if found.removed or found.lost:

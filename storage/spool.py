@@ -126,9 +126,9 @@ class Spool:
             return _remove_abandoned(path, seen)
 
     def files(self, area: Area) -> Iterator[str]:
-        """The relative paths of an area's files, in no particular order."""
-        for folder in (self.root / area).iterdir():
-            for path in folder.iterdir():
+        """The relative paths of an area's files, in no particular order. Raises SpoolError."""
+        for folder in _entries(self.root / area):
+            for path in _entries(folder):
                 relative = path.relative_to(self.root).as_posix()
                 if _RELATIVE.fullmatch(relative):
                     yield relative
@@ -245,6 +245,11 @@ class _errors:  # noqa: N801  # reads as a statement; a class because it stands 
         if isinstance(error, OSError):
             wrapped = NoRoom if error.errno in _FULL else SpoolError
             raise wrapped(error.strerror or "input/output error") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    with _errors():
+        return list(folder.iterdir())
 
 
 def sync_folder(folder: Path | str) -> None:

@@ -222,5 +222,12 @@ print(spool.write(Area.INSTANCES, "1.2", b"the bytes"), flush=True)
     assert seen == [*_WRITTEN, *_MADE, *_NAMED]
 
 
+def test_an_area_that_is_gone_is_an_error_of_the_spool(spool: Spool) -> None:
+    (spool.root / Area.INSTANCES).rmdir()
+
+    with pytest.raises(SpoolError, match="No such file"):
+        list(spool.files(Area.INSTANCES))
+
+
 def test_no_room_is_told_apart_from_other_errors() -> None:
     assert not issubclass(NoRoom, SpoolError)
