@@ -67,6 +67,7 @@ def test_an_answer_of_four_gigabytes_is_not_read() -> None:
     assert heard[0].startswith(b"\x07"), "an A-ABORT"
 
 
+@pytest.mark.slow
 def test_half_an_answer_is_not_waited_for_longer_than_the_timeout() -> None:
     def speak(connection: socket.socket) -> None:
         connection.sendall(struct.pack(">BxI", 2, 200) + bytes(20))

@@ -54,6 +54,7 @@ def probe_is_due(where: Site) -> None:
         session.execute(update(Circuit).values(next_probe_at=utc_now() - timedelta(seconds=1)))
 
 
+@pytest.mark.slow
 def test_after_some_failures_only_a_probe_goes_out_and_its_success_sends_everything(tmp_path: Path, database: Database) -> None:
     where = site(tmp_path, database, delivering=DELIVERING)
     numbers = [waiting(where, results(one)) for one in range(2)]

@@ -45,6 +45,7 @@ def run(*words: str | Path) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, str(result.exception or "")
 
 
+@pytest.mark.slow
 def test_a_folder_of_studies_gives_a_table_json_charts_and_a_report(place: Path) -> None:
     out = place / "report"
 
@@ -63,6 +64,7 @@ def test_a_folder_of_studies_gives_a_table_json_charts_and_a_report(place: Path)
     assert list(out.glob("*-precision.svg"))
 
 
+@pytest.mark.slow
 def test_thresholds_fixed_on_another_folder_are_named(place: Path) -> None:
     status, told, said = run(
         "evaluate",
@@ -100,6 +102,7 @@ def test_a_wrong_call_says_what_is_wrong(words: tuple[str, ...], reason: str, pl
     assert reason in said
 
 
+@pytest.mark.slow
 def test_the_same_patients_may_not_fix_and_be_measured(place: Path) -> None:
     status, _, said = run(
         "evaluate", place / "bundle", *INTENSITY, "--data", place / "studies", "--fixed-on", place / "studies", "--draws", "5"

@@ -124,6 +124,7 @@ def transaction() -> str:
     return str(generate_uid(prefix=None))
 
 
+@pytest.mark.slow
 def test_what_is_on_disk_is_committed_on_the_same_association(
     sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_what_is_on_disk_is_committed_on_the_same_association(
         assert (told.peer, told.detail["committed"], told.detail["how"]) == (CALLING, 3, "same association")
 
 
+@pytest.mark.slow
 def test_each_failure_has_its_reason(sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path) -> None:
     """A file that is gone, one with a flipped bit, an unknown object, another class; the rows say that all is well."""
     with node(sqlite_database, spool, modality) as running:
@@ -156,6 +158,7 @@ def test_each_failure_has_its_reason(sqlite_database: Database, spool: Spool, mo
         assert modality.report() == (2, {good}, {gone: 0x0110, flipped: 0x0110, other: 0x0119, "1.2.3.4": 0x0112})
 
 
+@pytest.mark.slow
 def test_a_peer_that_released_is_called_with_the_report(
     sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
 ) -> None:
@@ -169,6 +172,7 @@ def test_a_peer_that_released_is_called_with_the_report(
         assert running.events(EventKind.PLEDGE_REPORTED)[0].detail["how"] == "new association"
 
 
+@pytest.mark.slow
 def test_a_destination_of_that_name_is_called_where_the_peer_has_no_port(
     sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_destination_of_that_name_is_called_where_the_peer_has_no_port(
         wait_until(lambda: len(modality.reports) == 1)
 
 
+@pytest.mark.slow
 def test_a_report_survives_a_restart_and_a_peer_that_is_away(sqlite_database: Database, spool: Spool, tmp_path: Path) -> None:
     modality = Requestor()
     with node(sqlite_database, spool, modality) as running:
@@ -197,6 +202,7 @@ def test_a_report_survives_a_restart_and_a_peer_that_is_away(sqlite_database: Da
     assert modality.report() == (1, set(uids), {})
 
 
+@pytest.mark.slow
 def test_a_report_that_is_refused_is_sent_again(
     sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
 ) -> None:
@@ -211,6 +217,7 @@ def test_a_report_that_is_refused_is_sent_again(
         wait_until(lambda: [one.state for one in running.rows(Pledge)] == ["REPORTED"])
 
 
+@pytest.mark.slow
 def test_the_same_request_again_is_answered_again(
     sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
 ) -> None:
@@ -225,6 +232,7 @@ def test_the_same_request_again_is_answered_again(
         assert len(running.rows(Pledge)) == 1
 
 
+@pytest.mark.slow
 def test_a_transaction_used_for_other_objects_is_a_duplicate(
     sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
 ) -> None:
@@ -238,6 +246,7 @@ def test_a_transaction_used_for_other_objects_is_a_duplicate(
         assert modality.report(1) == (2, set(), {second: 0x0131})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "status"),
     [
@@ -258,6 +267,7 @@ def test_what_is_no_request_is_refused(sqlite_database: Database, spool: Spool, 
         assert running.rows(Pledge) == []
 
 
+@pytest.mark.slow
 def test_a_destination_that_may_only_report_may_not_ask(sqlite_database: Database, spool: Spool) -> None:
     archive = Destination(name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=104, proof="commitment")
     with listening(sqlite_database, spool, destinations=(archive,)) as running:

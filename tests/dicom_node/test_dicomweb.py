@@ -286,6 +286,7 @@ def test_an_answer_without_end_is_cut_off(server: Server, tmp_path: Path) -> Non
     assert finding.verdict is Verdict.DIFFERENT
 
 
+@pytest.mark.slow
 @pytest.mark.feature("V2")
 def test_an_archive_that_lists_it_and_gives_back_another_object_is_found_out(server: Server, tmp_path: Path) -> None:
     url, replies, _ = server

@@ -59,6 +59,7 @@ def test_a_request_crosses_the_border_unchanged() -> None:
     assert request_from_json(request_to_json(request())) == request()
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_killed_at_its_limit(tmp_path: Path) -> None:
     engine = engine_with(tmp_path, "frame(b'ready'); request(); time.sleep(600)", Limits(512, 1.0, 1))
     before = children()
@@ -99,6 +100,7 @@ def test_an_error_of_the_program_is_not_tried_again(tmp_path: Path) -> None:
     assert (raised.value.kind, raised.value.worth_retrying) == ("error", False)
 
 
+@pytest.mark.slow
 def test_a_run_whose_job_was_taken_away_is_ended(tmp_path: Path) -> None:
     engine = engine_with(tmp_path, "frame(b'ready'); request(); time.sleep(600)", Limits(512, 60.0, 1))
 

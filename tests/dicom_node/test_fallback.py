@@ -148,6 +148,7 @@ def test_dciodvfy_finds_no_error_in_it(tmp_path: Path, sqlite_database: Database
     assert errors_of(where.spool.path(path or "")) == []
 
 
+@pytest.mark.slow
 def test_two_such_destinations_get_the_same_images(tmp_path: Path, sqlite_database: Database) -> None:
     where = site(tmp_path, sqlite_database)
     with OldPacs().running() as first, OldPacs().running() as second:

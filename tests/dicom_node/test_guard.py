@@ -58,6 +58,7 @@ def threads_of(node: Running) -> list[object]:
     return list(node.listener._server.active_associations)
 
 
+@pytest.mark.slow
 def test_guard_and_our_dimse_provider_serve_every_association(running: Running, receive_path: ReceivePath) -> None:
     """Fails loudly where pynetdicom renames what the guard replaces: then connections would be served unguarded."""
     dimse = StoreDimse if receive_path == "stream" else DIMSEServiceProvider
@@ -105,6 +106,7 @@ def test_announced_pdu_length_is_taken_and_a_longer_one_is_not(running: Running)
         assert wire.receive() == (ABORT, bytes((0, 0, PROVIDER, 6)))
 
 
+@pytest.mark.slow
 def test_oldest_silent_connection_makes_room_for_a_newcomer(
     sqlite_database: Database, spool: Spool, receive_path: ReceivePath
 ) -> None:
@@ -142,6 +144,7 @@ def test_data_fragment_out_of_place_ends_the_association_only(running: Running) 
     send_one(running)
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_over_many_large_objects(running: Running, receive_path: ReceivePath) -> None:
     data = bytes(20 * 1024 * 1024)
     bound = 32 if receive_path == "stream" else 32 + 2 * 20  # pynetdicom holds the object, and its handler a copy

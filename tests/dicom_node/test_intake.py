@@ -422,6 +422,7 @@ class TestHostileBytes:
         with pytest.raises(Refused):
             examine(data, replace(command(PLAIN), transfer_syntax_uid=str(syntax)))
 
+    @pytest.mark.slow
     @given(
         st.sampled_from(SYNTAXES),
         st.lists(st.tuples(st.integers(0, 1500), st.binary(min_size=1, max_size=6)), min_size=1, max_size=6),

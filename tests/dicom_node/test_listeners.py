@@ -63,6 +63,7 @@ def destination(port: int) -> Destination:
     return Destination(name="node", ae_title=CALLED, host="127.0.0.1", port=port, timeout_s=20)
 
 
+@pytest.mark.slow
 def test_two_listeners_serve_one_study_without_losing_any_of_it(database_url: str, tmp_path: Path) -> None:
     series = [studies.series(Plan(slices=5, rows=16, columns=16, series=str(number))) for number in range(SENDERS)]
 
@@ -80,6 +81,7 @@ def test_two_listeners_serve_one_study_without_losing_any_of_it(database_url: st
     assert outcomes == ["released"] * SENDERS
 
 
+@pytest.mark.slow
 def test_each_listener_has_its_share_of_the_limits(sqlite_url: str, tmp_path: Path) -> None:
     receive = Receive(listeners=2, maximum_associations=2, acse_timeout_s=3)
 

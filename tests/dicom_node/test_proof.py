@@ -79,6 +79,7 @@ def test_a_report_on_the_same_association_commits(tmp_path: Path, database: Data
     assert "commitment reported" in kinds(where)
 
 
+@pytest.mark.slow
 def test_a_report_with_the_roles_reversed_commits(tmp_path: Path, database: Database, archive: Archive) -> None:
     where = made(tmp_path, database, report_wait_s=0.0)
     number = waiting(where, results())
@@ -90,6 +91,7 @@ def test_a_report_with_the_roles_reversed_commits(tmp_path: Path, database: Data
         wait_until("the report is answered", lambda: archive.answers == [0x0000], 20)
 
 
+@pytest.mark.slow
 def test_a_late_report_after_a_restart_commits_and_a_second_one_changes_nothing(
     tmp_path: Path, database_url: str, archive: Archive
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_late_report_after_a_restart_commits_and_a_second_one_changes_nothing(
     again.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.feature("S1")
 def test_a_report_on_an_unknown_transaction_is_refused(tmp_path: Path, database: Database, archive: Archive) -> None:
     """F41."""

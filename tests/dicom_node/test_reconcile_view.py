@@ -35,6 +35,7 @@ def fovea(folder: Path, where: Site, *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_day_that_adds_up_and_one_that_does_not(tmp_path: Path, sqlite_database: Database) -> None:
     where = site(tmp_path, sqlite_database, delivering={"retry_after_s": 0.001})
     waiting(where, results(1))
@@ -59,6 +60,7 @@ def test_a_day_that_adds_up_and_one_that_does_not(tmp_path: Path, sqlite_databas
     assert kinds(where).count("audit queried") == 3
 
 
+@pytest.mark.slow
 def test_what_is_no_day_is_a_wrong_call(tmp_path: Path, sqlite_database: Database) -> None:
     answer = fovea(tmp_path, site(tmp_path, sqlite_database), "31.12.2026")
 

@@ -89,6 +89,7 @@ def outcome(study: Study) -> RunOutcome:
     return run(study.request)
 
 
+@pytest.mark.slow
 @pytest.mark.feature("L1")
 def test_a_run_finds_the_lesions_and_tells_of_them(study: Study, outcome: RunOutcome) -> None:
     segmentation, report = (dcmread(BytesIO(one.data)) for one in outcome.objects)
@@ -128,6 +129,7 @@ def _marked_by_source(segmentation: Dataset) -> dict[int, np.ndarray]:
     return marked
 
 
+@pytest.mark.slow
 @pytest.mark.feature("D4")
 def test_a_dynamic_series_is_analysed_at_its_first_time_and_says_so(study: Study, outcome: RunOutcome, tmp_path: Path) -> None:
     def at_time(time: int) -> Callable[[Dataset, int], None]:
@@ -168,6 +170,7 @@ def test_the_objects_of_a_real_run_are_valid(outcome: RunOutcome, tmp_path: Path
         assert complaints(path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.feature("E7")
 def test_the_same_request_gives_the_same_objects_and_pictures(study: Study, outcome: RunOutcome) -> None:
     again = run(request_from_json(request_to_json(study.request)))
@@ -207,6 +210,7 @@ def test_a_refusal_or_failure_of_the_parent_becomes_a_report_without_a_look_at_p
     assert outcome.summary.study_score is None
 
 
+@pytest.mark.slow
 @pytest.mark.feature("D4")
 def test_an_unsuitable_series_becomes_a_refusal_with_its_numbers(study: Study, tmp_path: Path) -> None:
     files = write(plan_of(study.head), tmp_path / "study")
@@ -254,6 +258,7 @@ def test_a_real_t1_series_that_calls_itself_flair_is_refused_by_its_pixels(tmp_p
     assert "(code out-of-distribution)" in items(report, codes.REASON)[0].TextValue
 
 
+@pytest.mark.slow
 def test_the_next_series_is_analysed_where_the_first_is_unsuitable(study: Study, tmp_path: Path) -> None:
     single = write(replace(plan_of(study.head), shape=(1, 128, 128), pixels=study.head.image[:1]), tmp_path / "single")
     first = series_input(single, "1.2.826.0.1.3680043.8.498.1.4")

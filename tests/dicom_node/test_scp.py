@@ -191,6 +191,7 @@ class TestAnswers:
 
         assert len(running.instances()) == 1
 
+    @pytest.mark.slow
     @pytest.mark.feature("R4")
     def test_object_above_the_limit(self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> None:
         uid, _ = one_image()
@@ -237,6 +238,7 @@ class TestAnswers:
         assert row.size == len(data)
         assert not running.instances()
 
+    @pytest.mark.slow
     def test_no_room_is_out_of_resources_and_leaves_nothing(
         self, sqlite_database: Database, tmp_path: Path, receive_path: ReceivePath
     ) -> None:
@@ -291,6 +293,7 @@ class TestDurability:
         wait_until(lambda: not any((running.spool.root / "temporary").iterdir()))
         wait_until(lambda: running.listener.associations == 0)
 
+    @pytest.mark.slow
     def test_association_left_open_by_a_killed_listener_is_closed_at_start(
         self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath
     ) -> None:
@@ -304,6 +307,7 @@ class TestDurability:
 
         assert outcomes == ["interrupted"]
 
+    @pytest.mark.slow
     def test_stop_aborts_what_is_open_and_notes_it(
         self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath
     ) -> None:
@@ -315,6 +319,7 @@ class TestDurability:
 
         assert [row.outcome for row in node.rows(Association)] == ["interrupted"]
 
+    @pytest.mark.slow
     def test_port_is_free_after_stop(self, sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> None:
         with listening(sqlite_database, spool, path=receive_path) as node:
             port = node.port

@@ -186,6 +186,7 @@ def test_pacs_that_is_down_is_worth_another_try_and_comes_back(pacs: SimulatedPa
     assert sent_to(pacs, items)[1] is None
 
 
+@pytest.mark.slow
 def test_pacs_that_never_answers_is_given_up_in_time(pacs: SimulatedPacs, items: list[scu.FileToSend]) -> None:
     pacs.behaviour = Behaviour(silent=True)
     began = time.monotonic()

@@ -66,6 +66,7 @@ def test_refused_objects_are_not_kept() -> None:
         pacs.close()
 
 
+@pytest.mark.slow
 def test_it_comes_back_on_the_same_port_with_what_it_had() -> None:
     pacs = SimulatedPacs("PACS")
     port = pacs.start()

@@ -43,6 +43,7 @@ def counted(node: Running, what: str) -> float:
     return value or 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", NOISE, ids=["http", "tls", "random"])
 def test_noise_on_the_clear_port_is_an_alert_and_no_row_each(running: Running, words: bytes) -> None:
     """F04."""
@@ -61,6 +62,7 @@ def test_noise_on_the_clear_port_is_an_alert_and_no_row_each(running: Running, w
     assert running.events(EventKind.ASSOCIATION_REFUSED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.feature("R2")
 def test_a_flood_of_unknown_titles_cannot_fill_the_disk(running: Running) -> None:
     """F07: each is refused on the wire, but only the first few and the alert are rows."""
@@ -75,6 +77,7 @@ def test_a_flood_of_unknown_titles_cannot_fill_the_disk(running: Running) -> Non
     assert len(running.events(EventKind.SECURITY_ALERT)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.feature("R2")
 def test_another_node_under_a_known_title_is_told_as_not_authenticated(sqlite_database: Database, spool: Spool) -> None:
     """F09."""
@@ -100,6 +103,7 @@ def test_a_silent_connection_is_counted_and_forgotten(running: Running) -> None:
     assert [event.kind for event in running.events(EventKind.SECURITY_ALERT)] == []
 
 
+@pytest.mark.slow
 def test_a_probe_is_no_news(sqlite_database: Database, spool: Spool) -> None:
     with listening(sqlite_database, spool, alerts=Alerts(per_minute=2, probes=("127.0.0.0/8",))) as running:
         for _ in range(5):
@@ -111,6 +115,7 @@ def test_a_probe_is_no_news(sqlite_database: Database, spool: Spool) -> None:
         assert counted(running, "nothing said") == 0
 
 
+@pytest.mark.slow
 def test_peers_turned_away_for_a_while_raise_no_alert(sqlite_database: Database, spool: Spool) -> None:
     """F10."""
 

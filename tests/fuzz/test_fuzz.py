@@ -63,6 +63,7 @@ def test_a_sample_cut_anywhere_is_refused_unless_what_is_left_is_whole(one: Samp
         agrees_with_pydicom(rest, found)
 
 
+@pytest.mark.slow
 def test_mutated_objects_give_facts_or_a_refusal_in_proportion_to_their_size() -> None:
     fuzzed = fuzz_intake(samples(), count=8000, seconds=BOUND_S, seed=SEED)
 
@@ -157,6 +158,7 @@ def test_mutated_command_sets_are_unreadable_or_requests() -> None:
     assert fuzz_commands(honest, count=5000, seconds=BOUND_S, seed=SEED).tried > 500
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200), st.text(max_size=40))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_bytes_in_any_character_set_are_text(value: bytes, character_set: str) -> None:
@@ -174,6 +176,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from([*InstanceHeader.__slots__, "unknown"]), _JSON))
 @settings(max_examples=200, deadline=None)
 def test_a_header_of_another_version_is_read_back(stored: dict[str, object]) -> None:
@@ -186,6 +189,7 @@ def here(sqlite_database: Database, spool: Spool, receive_path: ReceivePath) -> 
         yield node
 
 
+@pytest.mark.slow
 def test_spoiled_conversations_end_and_the_next_sender_is_served(here: Running) -> None:
     streams = list(islice(spoiled(SEED), 120))
 

@@ -116,6 +116,7 @@ def test_the_units_of_the_input_do_not_matter(gain: float) -> None:
     assert np.allclose(normalise_head(images * gain), normalise_head(images), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_shipped_mask_finds_the_brain_of_a_synthetic_head(seed: int) -> None:
     bundle = load_bundle(BUNDLE, device="cpu")

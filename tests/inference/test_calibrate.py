@@ -99,6 +99,7 @@ def test_a_finding_on_a_lesion_is_not_false_and_one_far_away_is() -> None:
     assert false_per_head(table, [], Contrast.BRIGHTER, top) == 0
 
 
+@pytest.mark.slow
 def test_healthy_heads_have_no_lesion_and_spotted_ones_have_the_size_asked_for() -> None:
     atlas = ball()
 

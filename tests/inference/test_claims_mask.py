@@ -265,6 +265,7 @@ def test_a_crop_and_the_whole_volume_agree_on_where_a_voxel_lies() -> None:
     assert torch.allclose(result.raw, study.lesion, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_was_learned_on_crops_holds_for_the_whole(seed: int) -> None:
     torch.manual_seed(seed)
@@ -283,6 +284,7 @@ def test_what_was_learned_on_crops_holds_for_the_whole(seed: int) -> None:
     assert errors[1] < 1.3 * errors[0]
 
 
+@pytest.mark.slow
 def test_training_on_crops_takes_less_memory_than_on_whole_volumes() -> None:
     network = build("volume_unet", VOLUME_UNET)
     image = torch.zeros(24, 1, 96, 80)

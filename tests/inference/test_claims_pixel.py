@@ -129,6 +129,7 @@ def test_boxes_in_clean_surroundings_keep_healthy_tissue_closer_than_noise_every
     assert error(boxed, field, everywhere) < 0.7 * error(noised.value, field, everywhere)
 
 
+@pytest.mark.slow
 def test_a_network_that_learned_with_hidden_parts_fills_them_in_better() -> None:
     """mDDPM: masking teaches what belongs where."""
     errors = np.array([[of_hidden_parts(RECIPES[name], seed) for name in ("mddpm", "pddpm")] for seed in SEEDS])
@@ -147,6 +148,7 @@ def of_hidden_parts(recipe: Recipe, seed: int) -> float:
         return error(network(hidden, torch.full((24,), 0.5)), clean, changed)
 
 
+@pytest.mark.slow
 def test_a_context_vector_tells_the_grey_level_that_noise_has_hidden() -> None:
     """cDDPM: conditioning lowers the error where slices differ in brightness."""
     beside_it, alone = (np.mean([of_grey_levels(beside, seed) for seed in SEEDS]) for beside in (the_image, nothing))
@@ -200,6 +202,7 @@ def test_repainting_keeps_healthy_tissue_closer_and_still_takes_the_lesion_away(
     assert float(raw[lesion].mean()) > 20 * float(raw[middle].abs().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image_conditioned", "bridge"])
 def test_a_network_that_learned_from_painted_anomalies_takes_a_lesion_away_and_leaves_a_healthy_slice_alone(name: str) -> None:
     """Baugh's restoration and the bridge: one learns from noise beside the image, the other from the image on."""

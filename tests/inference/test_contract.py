@@ -94,6 +94,7 @@ class Trusting:
         return localizer().localize(SCAN if clean.min() == clean.max() else volume.with_array(clean), context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "words"),
     [(Restless(), "uncertainty: differs"), (Trusting(), "not a number was localized")],

@@ -54,6 +54,7 @@ def test_a_training_says_what_its_network_is_made_of_and_how_long_it_lasts_and_p
     assert "CoarseNoise" in second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "evaluations"), [("cold_restore", 1), ("cold_mean", 4), ("classifier_free", 30), ("patchddm", 18), ("intensity", 0)]
 )

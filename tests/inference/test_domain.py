@@ -66,6 +66,7 @@ def figures(one: SyntheticHead, change: Callable[[np.ndarray], np.ndarray] = lam
     return figures_of(standard, one.brain, residual, one.spacing_mm)
 
 
+@pytest.mark.slow
 def test_ordinary_heads_that_are_not_in_the_reference_pass(atlases: tuple[Atlas, Atlas], reference: DomainReference) -> None:
     fits = [assess(figures(made(atlases, seed)), reference) for seed in range(100, 120)]
 
@@ -126,6 +127,7 @@ def test_another_contrast_is_refused_from_the_pixels(
         assert caught.value.code == "out-of-distribution"
 
 
+@pytest.mark.slow
 def test_a_reference_without_a_limit_only_remarks(atlases: tuple[Atlas, Atlas]) -> None:
     lenient = domain_reference([figures(made(atlases, seed)) for seed in range(LEAST_STUDIES)], "few", refuse=False)
 

@@ -51,6 +51,7 @@ def painted(healthy: Volume, brain: np.ndarray, contrast: float) -> Inserted:
     return insert_lesions(image, brain, spacing, diameter_mm=20.0, contrast=contrast, count=3, rng=rng)
 
 
+@pytest.mark.slow
 def test_the_healthy_estimate_is_the_input_where_nothing_departs(healthy: Volume, before: RawMaps) -> None:
     image = np.asarray(healthy.array, dtype=np.float32)
     median = brain_median(image, before.brain)
@@ -63,6 +64,7 @@ def test_the_healthy_estimate_is_the_input_where_nothing_departs(healthy: Volume
     assert found.ssim > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("contrast", "left"), [(0.6, 0.8), (-0.5, 0.95)], ids=["bright", "dark"])
 def test_the_residual_has_the_sign_of_the_lesion_and_the_estimate_comes_closer_to_the_truth(
     localizer: RecipeLocalizer, healthy: Volume, before: RawMaps, contrast: float, left: float

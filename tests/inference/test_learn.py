@@ -51,6 +51,7 @@ def small(recipe: Recipe) -> Recipe:
     return replace(recipe, training=replace(recipe.training, stages=stages, grid=GRID))
 
 
+@pytest.mark.slow
 @pytest.mark.feature("L2")
 @pytest.mark.parametrize("recipe", TRAINABLE.values(), ids=TRAINABLE.keys())
 def test_every_recipe_trains_all_its_networks_and_leaves_them_at_rest(recipe: Recipe, tmp_path: Path) -> None:
@@ -78,6 +79,7 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
+@pytest.mark.slow
 def test_a_killed_training_of_two_stages_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     recipe = small(RECIPES["classifier_guided"])
     whole, _ = train_networks(recipe, material(recipe), Run(Budget(steps=45), tmp_path / "whole", device="cpu"))
@@ -96,6 +98,7 @@ def test_a_killed_training_of_two_stages_ends_with_the_weights_of_an_undisturbed
             assert torch.equal(value, resumed[name].state_dict()[key]), f"{name}.{key}"
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_in_the_midst_of_a_training_and_change_nothing_of_it(tmp_path: Path) -> None:
     recipe = small(RECIPES["coarse_ensemble"])
     seen: list[bool] = []
@@ -110,6 +113,7 @@ def test_samples_are_drawn_in_the_midst_of_a_training_and_change_nothing_of_it(t
         assert torch.equal(value, watched["restorer"].state_dict()[key])
 
 
+@pytest.mark.slow
 def test_minutes_become_steps_once_and_are_remembered(tmp_path: Path) -> None:
     recipe = small(RECIPES["dae"])
     ticks = iter(range(1000))
@@ -212,6 +216,7 @@ def test_terms_and_marks_reach_the_card_of_a_supervised_recipe(tmp_path: Path) -
     assert not bundle.card.distributable
 
 
+@pytest.mark.slow
 def test_a_recipe_that_needs_marks_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no study with a marked lesion"):
         train(

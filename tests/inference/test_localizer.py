@@ -42,6 +42,7 @@ def localizer(recipe: str = "cold_restore", **changes: object) -> RecipeLocalize
     )
 
 
+@pytest.mark.slow
 @pytest.mark.feature("L1")
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 def test_findings_are_where_the_blobs_are_on_any_grid(grid: dict[str, object]) -> None:
@@ -101,6 +102,7 @@ NEEDS_ONE_RESTORER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.feature("L3")
 @pytest.mark.parametrize("recipe", NEEDS_ONE_RESTORER)
 def test_the_same_input_and_seed_give_the_same_bits(recipe: str) -> None:

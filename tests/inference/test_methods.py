@@ -52,6 +52,7 @@ def test_the_threshold_is_the_one_of_best_dice() -> None:
     assert 0.4 < threshold <= 0.6
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_exact_figure_and_voxels_outside_the_brain_score_lowest() -> None:
     rng = np.random.default_rng(0)
     truths = [rng.random(4000) < 0.1 for _ in range(8)]
@@ -78,6 +79,7 @@ def test_two_equal_methods_differ_by_nothing() -> None:
     assert intervals(scores, scores, truths)[1] == Estimate(0.0, 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_memory_that_was_taken_and_given_back_is_seen() -> None:
     with PeakMemory() as nothing:
         pass

@@ -150,6 +150,7 @@ def test_slices_for_the_mask_have_a_bounded_scale(ball: Atlas, seed: int) -> Non
     assert draw_any(np.random.default_rng(seed)).levels.shape == (len(Tissue),)
 
 
+@pytest.mark.slow
 def test_a_bank_is_made_once_and_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     labels = np.zeros((60, 60, 60), dtype=np.uint16)
     labels[10:50, 10:50, 10:50] = 2

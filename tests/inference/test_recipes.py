@@ -72,6 +72,7 @@ def networks_of(recipe: Recipe) -> dict[str, torch.nn.Module]:
     return {one.name: restless(build(one.kind, one.arguments).eval(), 5) for one in recipe.training.networks}
 
 
+@pytest.mark.slow
 @pytest.mark.feature("L1")
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_the_same_seed_gives_the_same_bits_and_every_map_is_finite(recipe: Recipe) -> None:
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_the_same_bits_and_every_map_is_finite(recipe: Recip
         assert np.array_equal(one.uncertainty, two.uncertainty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_a_slice_gets_the_same_map_in_any_batch(recipe: Recipe) -> None:
     networks = networks_of(recipe)

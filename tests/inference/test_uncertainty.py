@@ -41,6 +41,7 @@ GRID = GridPlan(48, 40, 4.8)
 OFF = 0.5
 
 
+@pytest.mark.slow
 def test_the_spread_over_severities_is_higher_where_the_healthy_estimate_is_wrong() -> None:
     head = synthetic_head(seed=21, shape=(18, 128, 116), spacing_mm=(7.0, 1.75, 1.75), lesions=0)
     image, rng = head.image.astype(np.float32), np.random.default_rng(4)
@@ -59,6 +60,7 @@ def test_the_spread_over_severities_is_higher_where_the_healthy_estimate_is_wron
     assert uncertainty_quality(maps.uncertainty[maps.brain], off > OFF).error_auroc > 0.6
 
 
+@pytest.mark.slow
 def test_the_spread_over_draws_is_higher_where_the_healthy_estimate_is_wrong(tmp_path: Path) -> None:
     recipe = small(RECIPES["coarse_ensemble"])
     learned_from, _, brain, white = slices_of(3001, 200)

@@ -172,6 +172,7 @@ def test_the_volume_network_takes_any_number_of_slices(shape: tuple[int, int, in
     assert answer.shape == (2, 1, *shape)
 
 
+@pytest.mark.slow
 def test_the_volume_network_learns_in_half_precision_too() -> None:
     """A bfloat16 convolution of 2 x 4 x 4 voxels has no finite gradient in torch 2.13 on a CPU that multiplies them."""
     torch.manual_seed(0)

@@ -104,6 +104,7 @@ def test_a_filled_database_of_the_first_revision_keeps_every_row_when_it_is_upgr
         assert seal.verify(session) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.peer)])
 def test_several_processes_upgrade_an_empty_database_at_once(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if kind == "sqlite":

@@ -86,6 +86,7 @@ def test_delivery_follows_the_table_or_raises(state: DeliveryState, event: Deliv
             next_delivery_state(state, event)
 
 
+@pytest.mark.slow
 @ANY_ORDER
 @given(happenings=st.lists(st.sampled_from(StudyEvent), min_size=1, max_size=12))
 def test_study_row_follows_the_table_with_one_event_for_each_move(filled: Database, happenings: list[StudyEvent]) -> None:
@@ -122,6 +123,7 @@ def test_job_row_follows_the_table_with_one_event_for_each_move(filled: Database
             assert count_events(session) == events + (1 if moved else 0)
 
 
+@pytest.mark.slow
 @ANY_ORDER
 @given(happenings=st.lists(st.sampled_from(DeliveryEvent), min_size=1, max_size=12))
 def test_delivery_row_follows_the_table_with_one_event_for_each_move(filled: Database, happenings: list[DeliveryEvent]) -> None:

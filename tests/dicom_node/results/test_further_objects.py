@@ -96,6 +96,7 @@ def opened_bytes(data: bytes) -> Dataset:
     return dcmread(BytesIO(data))
 
 
+@pytest.mark.slow
 @pytest.mark.feature("E8")
 @pytest.mark.parametrize("map_values", ["float32", "uint16"])
 def test_validators_have_nothing_to_say(
@@ -294,6 +295,7 @@ def test_the_same_request_gives_the_same_bytes(series: SeriesVolume, found: Loca
     assert made(series, found) == made(series, found)
 
 
+@pytest.mark.slow
 @pytest.mark.feature("E7")
 def test_other_objects_or_values_give_other_uids(series: SeriesVolume, found: Localization) -> None:
     before = made(series, found)
@@ -430,6 +432,7 @@ def _stow(archive: Orthanc, objects: list[ResultObject]) -> dict[str, dict[str, 
     return told
 
 
+@pytest.mark.slow
 def test_lettering_fits_even_a_small_image() -> None:
     for rows, columns in ((32, 32), (256, 256), (512, 512)):
         text, box = lettering(NOT_ACQUIRED, rows, columns)

@@ -225,6 +225,7 @@ IDENTITY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.feature("E10")
 @pytest.mark.parametrize("pathology", list(PATHOLOGIES.values()), ids=list(PATHOLOGIES))
 def test_the_results_of_a_bad_header_carry_the_patient_unchanged(pathology: Pathology, tmp_path: Path) -> None:

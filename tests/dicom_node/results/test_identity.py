@@ -42,6 +42,7 @@ def test_the_same_request_gives_the_same_bytes(files: list[Path]) -> None:
     assert encode(once, identity_of(once)) == encode(again, identity_of(again))
 
 
+@pytest.mark.slow
 @pytest.mark.feature("E7")
 @pytest.mark.parametrize(
     "change",

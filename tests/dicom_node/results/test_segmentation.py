@@ -181,6 +181,7 @@ def test_a_single_voxel_can_be_a_finding(oblique: SeriesVolume, tmp_path: Path) 
     assert complaints(path) == []
 
 
+@pytest.mark.slow
 def test_more_findings_than_eight_bits_hold_are_encoded(tmp_path: Path) -> None:
     series = read_series(write(SeriesPlan(shape=(3, 40, 40), directions=AXIAL), tmp_path / "source"))
     masks = []

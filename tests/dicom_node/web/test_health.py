@@ -142,6 +142,7 @@ print("went on")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_page_and_the_process_goes_on(tmp_path: Path, sqlite_url: str, number: signal.Signals) -> None:
     command = [sys.executable, "-c", SERVE, str(tmp_path / "spool"), sqlite_url]

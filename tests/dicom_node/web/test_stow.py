@@ -196,6 +196,7 @@ class TestStoring:
             assert reasons(answer) == [0xC000]
             assert len(open_door.node.instances()) == 1
 
+    @pytest.mark.slow
     def test_a_large_object_is_never_in_memory(self, sqlite_database: Database, spool: Spool, tmp_path: Path) -> None:
         image = studies.series(Plan(slices=1, rows=4096, columns=4096))[0]
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -293,6 +294,7 @@ class TestRefusing:
         with door(sqlite_database, spool, tmp_path, stow=Stow(maximum_parts=2)) as open_door:
             assert open_door.post(body(images(3))).status_code == 400
 
+    @pytest.mark.slow
     def test_a_client_that_falls_silent_is_let_go(self, sqlite_database: Database, spool: Spool, tmp_path: Path) -> None:
         """F02 for HTTP: half a body, then nothing; another client is served meanwhile."""
         with door(sqlite_database, spool, tmp_path, stow=Stow(idle_timeout_s=1)) as open_door:

@@ -51,6 +51,7 @@ class Tags(HTMLParser):
         self.addresses += [value or "" for name, value in attrs if name in {"src", "href"}]
 
 
+@pytest.mark.slow
 def test_the_page_fetches_nothing_and_runs_nothing(page: tuple[Evaluation, str]) -> None:
     tags = Tags()
     tags.feed(page[1])
