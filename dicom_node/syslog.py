@@ -11,9 +11,11 @@ import array
 import fcntl
 import os
 import re
+import select
 import socket
 import ssl
 import termios
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +29,10 @@ NOTICE, WARNING = 5, 4
 MESSAGE_ID = "DICOM+RFC3881"
 APPLICATION = "fovea"
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
+
+
+ACCEPTANCE_S = 0.5
+"""How long a receiver without session tickets may take to refuse us."""
 
 
 class NotTaken(Exception):
@@ -93,12 +99,36 @@ def _send_stream(endpoint: Endpoint, audit: Audit, messages: Iterable[bytes]) ->
             return
         name = audit.repository_tls_name or endpoint.host
         with repository_context(audit).wrap_socket(plain, server_hostname=name) as secured:
+            _await_acceptance(secured)
+            secured.settimeout(audit.repository_timeout_s)
             secured.sendall(_framed(messages))
             try:
                 secured.unwrap()  # returns with the receiver's own close_notify, which comes after all that it has read
             except (ssl.SSLEOFError, TimeoutError):  # it closed without one, or keeps its side open
                 if _unacknowledged(secured):
                     raise
+
+
+def _await_acceptance(secured: ssl.SSLSocket) -> None:
+    """Return when the receiver has let us in. Raises ssl.SSLError or OSError where it has not.
+
+    From TLS 1.3 on the handshake is over for us before the receiver has looked at our certificate, and what is sent meanwhile is
+    lost without a word. Its first session ticket tells that it is over for both (RFC 8446 4.6.1); one that gives none is
+    taken to agree when it has said nothing for ACCEPTANCE_S.
+    """
+    deadline = time.monotonic() + ACCEPTANCE_S
+    secured.setblocking(False)
+    poller = select.poll()
+    poller.register(secured, select.POLLIN)
+    while secured.version() == "TLSv1.3" and not (secured.session is not None and secured.session.has_ticket):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        try:
+            if not secured.recv(1):
+                raise OSError("closed during the handshake")
+        except ssl.SSLWantReadError:
+            poller.poll(left * 1000)
 
 
 def _framed(messages: Iterable[bytes]) -> bytes:

@@ -21,6 +21,8 @@ class Receiver:
     """None: in the clear."""
     breaks_after: int = 0
     """Bytes after which the next connection is reset; 0: never."""
+    is_curt: bool = False
+    """Closes without a close_notify."""
     received: list[bytes] = field(default_factory=list)
     port: int = 0
     _listener: socket.socket | None = None
@@ -75,7 +77,7 @@ class Receiver:
                     self.breaks_after = 0
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by RST
                     return
-            if isinstance(connection, ssl.SSLSocket):
+            if isinstance(connection, ssl.SSLSocket) and not self.is_curt:
                 connection.unwrap()
 
     def _split(self, buffer: bytes) -> bytes:

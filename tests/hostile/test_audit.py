@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dicom_node import expiry, repository, sealing
+from dicom_node import expiry, repository, sealing, syslog
 from dicom_node.engine import Engine
 from dicom_node.schedule import Schedule
+from dicom_node.settings import Audit
 from dicom_node.workflow import utc_now
 from storage.database import Database
 from storage.events import EventKind, EventOutcome
@@ -160,6 +161,27 @@ def test_f44_node_without_its_certificate_is_told_so_and_loses_nothing(
 
     assert stopped.outcome == EventOutcome.SERIOUS_FAILURE
     assert (receiver.received, waiting > 0) == ([], True)
+
+
+@pytest.mark.parametrize("tickets", [1, 0])
+@pytest.mark.parametrize("is_curt", [False, True])
+def test_f44_receiver_that_lets_us_in_gets_all_and_one_that_does_not_is_never_taken_for_one_that_did(
+    trust: Trust, receiver: Receiver, tickets: int, is_curt: bool
+) -> None:
+    """TLS 1.3: what is sent before the receiver has refused our certificate is lost without a word, one time in three."""
+    assert receiver.context is not None
+    receiver.context.num_tickets = tickets
+    receiver.is_curt = is_curt
+    receiver.start()
+    known = Audit(**trust.settings(receiver, repository_tls_name="audit.example"))
+    unknown = known.model_copy(update={"repository_certificate_file": None, "repository_key_file": None})
+
+    for _ in range(20):
+        with pytest.raises(syslog.NotTaken):
+            syslog.send(unknown, [b"lost"])
+    syslog.send(known, [b"one", b"two"])
+
+    wait_until("both are read", lambda: receiver.received == [b"one", b"two"], 10)
 
 
 def test_f44_work_stops_while_the_audit_cannot_be_kept_and_goes_on_by_itself(
