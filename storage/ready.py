@@ -70,9 +70,9 @@ class ReadyFiles:
     def _keep_up(self) -> None:
         while True:
             self._is_low.wait()
+            self._is_low.clear()  # before the look at what `stop` said first
             if self._is_stopping:
                 return
-            self._is_low.clear()
             try:
                 while len(self._ready) <= AT_ONCE:
                     self._make()
