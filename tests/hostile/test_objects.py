@@ -171,14 +171,13 @@ def _fragments_without_delimiter(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [_cut, _random], ids=["truncated", "random"])
 def test_f19_truncated_or_random_data_set_is_not_understood(node: Listening, damage: Callable[[bytes], bytes]) -> None:
-    one = image(node, "F19")
-    received = node.metric("fovea_listener_received_bytes_total")
+    one = image(node, f"F19 {damage.__name__}")
 
     answer = exchange(node, store_command(str(one.SOPInstanceUID)), damage(studies.encoded(one)))
 
     assert status_of(answer) == CANNOT_UNDERSTAND
     assert_not_kept(node, one)
-    assert node.metric("fovea_listener_received_bytes_total") == received or sent(node, one) == SUCCESS
+    assert sent(node, one) == SUCCESS  # what is whole is welcome under the same UID
 
 
 @pytest.mark.parametrize("damage", [_beyond_end, _odd, _without_delimiter, _fragments_without_delimiter])
