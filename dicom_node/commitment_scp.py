@@ -47,8 +47,6 @@ CLASS_INSTANCE_CONFLICT, DUPLICATE_TRANSACTION = 0x0119, 0x0131
 
 MAXIMUM_OBJECTS = 20_000
 """Objects of one request; a study has a few thousand."""
-SETTLE_S = 0.5
-"""How long an association is left to the peer after its request: most release at once, and a report would cross that."""
 HOLD_S = 120.0
 """For how long a claimed report is nobody else's: longer than hashing a large study and one association take."""
 LOOK_S = 1.0
@@ -200,8 +198,9 @@ class CommitmentScp:
                 hold_s=HOLD_S, at=self._now(),
             )  # fmt: skip
             owed = _Owed.of(pledge)
+        due = time.monotonic() + self._settings.receive.commitment_settle_s
         with self._wake:
-            heapq.heappush(self._fresh, (time.monotonic() + SETTLE_S, next(self._numbers), owed, event.assoc))
+            heapq.heappush(self._fresh, (due, next(self._numbers), owed, event.assoc))
             self._wake.notify()
         return SUCCESS
 
@@ -212,6 +211,7 @@ class CommitmentScp:
             try:
                 owed, association = self._next()
                 if self._stopping:
+                    self._let_go(owed)
                     return
                 if owed is not None:
                     self._report(owed, association)
@@ -234,6 +234,16 @@ class CommitmentScp:
         with self._database.write() as session:
             pledge = pledges.claim_due(session, hold_s=HOLD_S, at=self._now())
             return (None if pledge is None else _Owed.of(pledge)), None
+
+    def _let_go(self, claimed: _Owed | None) -> None:
+        """Leave what was taken and not begun to the next start."""
+        with self._wake:
+            held = [owed.pledge_id for _, _, owed, _ in self._fresh]
+        if claimed is not None:
+            held.append(claimed.pledge_id)
+        if held:
+            with self._database.write() as session:
+                pledges.let_go(session, held, at=self._now())
 
     def _report(self, owed: _Owed, association: Any) -> None:
         if owed.is_duplicate:

@@ -123,6 +123,12 @@ class Receive(Section):
     acse_timeout_s: float = Field(10.0, gt=0, description="wait for the association request after the connection opened")
     dimse_timeout_s: float = Field(60.0, gt=0, description="wait for the rest of a message")
     network_timeout_s: float = Field(60.0, gt=0, description="wait for the next message of an idle association")
+    commitment_settle_s: float = Field(
+        0.5,
+        ge=0,
+        description="seconds an association is left to the peer after its storage commitment request: most release at once, "
+        "and a report would cross that; one that stays open gets the report on it",
+    )
 
 
 class Model(Section):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from storage.events import EventKind, EventOutcome, append, storable
@@ -83,6 +83,12 @@ def claim_due(session: Session, *, hold_s: float, at: datetime) -> Pledge | None
         pledge.not_before = at + timedelta(seconds=hold_s)
         session.flush()
     return pledge
+
+
+def let_go(session: Session, pledge_ids: Collection[int], *, at: datetime) -> None:
+    """What was held and not begun is due: whoever comes next reports it, and need not wait until the hold is over."""
+    due = update(Pledge).where(Pledge.id.in_(pledge_ids), Pledge.state == PledgeState.OPEN.value).values(not_before=at)
+    session.execute(due)
 
 
 def kept(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Kept]:

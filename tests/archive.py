@@ -76,7 +76,7 @@ class Archive:
 
     def destination(self, **changes: Any) -> Destination:
         """How to send to it."""
-        values = {"name": "pacs", "ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port, "timeout_s": 5}
+        values = {"name": "pacs", "ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port, "timeout_s": 30}
         return Destination(**{**values, **changes})
 
     def report(self, transaction_uid: str, uids: dict[str, str], failing: dict[str, int] | None = None) -> int | None:

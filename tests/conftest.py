@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dicom_node.settings import ReceivePath
 from storage.database import Database
 from storage.spool import Spool
 from tests.postgres import PostgresServer, running_server
+
+# The same examples everywhere, and no deadline: how long one takes is the machine's affair.
+settings.register_profile(
+    "fovea", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fovea")
 
 
 @pytest.fixture(scope="session")

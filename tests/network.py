@@ -83,7 +83,7 @@ def listening(
         node=Node(ae_title=CALLED, port=0),
         peers=known,
         storage=Storage(spool=spool.root),
-        receive=(receive or Receive(acse_timeout_s=3, network_timeout_s=20)).model_copy(update={"path": path}),
+        receive=(receive or Receive(acse_timeout_s=10, network_timeout_s=20)).model_copy(update={"path": path}),
         **sections,
     )
     listener = Listener(settings, database, spool)
@@ -94,7 +94,7 @@ def listening(
         listener.stop()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Return once the condition holds; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -124,17 +124,10 @@ def run_storescu(
     )
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Wire:
     """One TCP connection that speaks DICOM as badly as the test wants."""
 
-    def __init__(self, port: int, timeout_s: float = 10.0) -> None:
+    def __init__(self, port: int, timeout_s: float = 60.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
 
     def __enter__(self) -> Wire:

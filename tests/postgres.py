@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.waiting import free_port
 
 _TEMPLATE = "fovea_template"
 
@@ -97,7 +98,7 @@ def _server(binaries: Path, folder: Path, ids: tuple[int, int] | None) -> Iterat
     cluster = folder / "data"
     initdb = [binaries / "initdb", "-D", cluster, "-U", "fovea", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
     subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **who)  # type: ignore[call-overload]
-    port = _free_port()
+    port = free_port()
     quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
     where = {
         "listen_addresses": "127.0.0.1",
@@ -135,9 +136,3 @@ def _wait_until_ready(binaries: Path, port: int, process: subprocess.Popen[bytes
             continue
         raise RuntimeError(f"PostgreSQL ended with {process.returncode}: {log.read_text()[-2000:]}")
     raise RuntimeError(f"PostgreSQL did not get ready: {log.read_text()[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
 POLL_S = 0.1
+_PORTS = itertools.count(12_000 + 8_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 16_000 + os.getpid() % 600 * 10)
+"""Below the range that systems take ports of connections from: nobody gets one by chance between looking and listening."""
 
 
 def wait_until(what: str, condition: Callable[[], T | None], timeout_s: float = 60.0, poll_s: float = POLL_S) -> T:
@@ -27,6 +32,7 @@ def wait_until(what: str, condition: Callable[[], T | None], timeout_s: float = 
 
 def free_port() -> int:
     """A port of the loopback interface that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    for port in _PORTS:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")

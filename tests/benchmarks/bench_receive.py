@@ -31,9 +31,10 @@ from dicom_node import scu
 from dicom_node.ae import storage_classes
 from dicom_node.settings import Destination
 from tests import studies
-from tests.network import CALLED, EXPLICIT, IMPLICIT, MR, RELEASE_RQ, Wire, free_port, store_command
+from tests.network import CALLED, EXPLICIT, IMPLICIT, MR, RELEASE_RQ, Wire, store_command
 from tests.peers import program
 from tests.studies import Plan
+from tests.waiting import free_port
 
 ORTHANC = {"StorageCompression": False, "DicomCheckCalledAet": False, "HttpServerEnabled": False, "RemoteAccessAllowed": False}
 ASSOCIATIONS = (1, 4, 8)

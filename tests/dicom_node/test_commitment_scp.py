@@ -15,19 +15,22 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, build_role, evt
 
 from dicom_node.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, referenced
-from dicom_node.settings import Delivering, Destination, Peer
+from dicom_node.settings import Delivering, Destination, Peer, Receive
 from storage.database import Database
 from storage.events import EventKind
 from storage.models import Pledge
 from storage.spool import Spool
 from tests import studies
-from tests.network import CALLED, CALLING, Running, free_port, listening, storescu, wait_until
+from tests.network import CALLED, CALLING, Running, listening, storescu, wait_until
 from tests.peers import Orthanc, running_orthanc, save
 from tests.studies import Plan
+from tests.waiting import free_port
 
 pytestmark = pytest.mark.feature("R8")
 MR, CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 QUICKLY = Delivering(retry_after_s=0.1, retry_at_most_s=0.2)
+TIME_TO_RELEASE = Receive(acse_timeout_s=10, network_timeout_s=20, commitment_settle_s=3)
+"""The peer's release comes before its report is due, however busy the machine is."""
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +165,7 @@ def test_each_failure_has_its_reason(sqlite_database: Database, spool: Spool, mo
 def test_a_peer_that_released_is_called_with_the_report(
     sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
 ) -> None:
-    with node(sqlite_database, spool, modality) as running:
+    with node(sqlite_database, spool, modality, receive=TIME_TO_RELEASE) as running:
         uids = stored(running, tmp_path / "images")
 
         assert modality.ask(running.port, dict.fromkeys(uids, MR), transaction()) == 0x0000
@@ -185,9 +188,11 @@ def test_a_destination_of_that_name_is_called_where_the_peer_has_no_port(
 
 
 @pytest.mark.slow
-def test_a_report_survives_a_restart_and_a_peer_that_is_away(sqlite_database: Database, spool: Spool, tmp_path: Path) -> None:
+def test_a_report_survives_a_restart_and_a_peer_that_is_away(
+    sqlite_database: Database, spool: Spool, tmp_path: Path
+) -> None:
     modality = Requestor()
-    with node(sqlite_database, spool, modality) as running:
+    with node(sqlite_database, spool, modality, receive=TIME_TO_RELEASE) as running:
         uids = stored(running, tmp_path / "images")
         modality.ask(running.port, dict.fromkeys(uids, MR), transaction())
         wait_until(lambda: running.rows(Pledge)[0].attempt >= 2)
@@ -199,6 +204,21 @@ def test_a_report_survives_a_restart_and_a_peer_that_is_away(sqlite_database: Da
             wait_until(lambda: [one.state for one in running.rows(Pledge)] == ["REPORTED"])
     finally:
         modality.stop()
+    assert modality.report() == (1, set(uids), {})
+
+
+@pytest.mark.slow
+def test_a_request_of_the_last_moment_is_reported_right_after_the_next_start(
+    sqlite_database: Database, spool: Spool, modality: Requestor, tmp_path: Path
+) -> None:
+    """Held for the association it came on when the node stopped; nobody waits until that hold is over."""
+    with node(sqlite_database, spool, modality, receive=TIME_TO_RELEASE) as running:
+        uids = stored(running, tmp_path / "images")
+        modality.ask(running.port, dict.fromkeys(uids, MR), transaction())
+
+    assert modality.reports == []
+    with node(sqlite_database, spool, modality) as running:
+        wait_until(lambda: [one.state for one in running.rows(Pledge)] == ["REPORTED"])
     assert modality.report() == (1, set(uids), {})
 
 

@@ -32,7 +32,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 
 def stow(url: str, **changes: object) -> Destination:
-    return Destination.model_validate({"name": "web", "kind": "stow", "url": url, "timeout_s": 5, **changes})
+    return Destination.model_validate({"name": "web", "kind": "stow", "url": url, "timeout_s": 30, **changes})
 
 
 def files(folder: Path, number: int = 0) -> list[scu.FileToSend]:

@@ -13,7 +13,7 @@ import pytest
 from dicom_node.engine import Engine, Limits, RunFailed
 from dicom_node.outcome import OutputOptions, Reason, RunRequest, SeriesInput, request_from_json, request_to_json
 
-LIMITS = Limits(memory_mb=512, timeout_s=5.0, threads=1)
+LIMITS = Limits(memory_mb=512, timeout_s=60.0, threads=1)
 
 PREAMBLE = """
 import json, os, struct, sys, time

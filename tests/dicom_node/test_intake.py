@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import (
@@ -308,13 +308,13 @@ class TestStructure:
                 pieces.append(struct.pack("<HHI", 0xFFFE, 0xE000, rest))
             inner = b"".join(pieces)
         data = with_sequence(struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner)
-        start = time.process_time()
+        start = time.thread_time()
 
         refusal = refused(data, command(PLAIN))
 
         assert refusal.status == Status.CANNOT_UNDERSTAND
         assert "nested" in str(refusal)
-        assert time.process_time() - start < 0.5
+        assert time.thread_time() - start < 5.0
 
     def test_deepest_allowed_nesting_is_taken(self) -> None:
         inner = b""
@@ -386,13 +386,13 @@ class TestStructure:
     def test_deflate_bomb_exceeds_the_limit(self) -> None:
         pressed = zlib.compressobj(9, zlib.DEFLATED, -15)
         bomb = pressed.compress(bytes(64 * 1024 * 1024)) + pressed.flush()
-        start = time.process_time()
+        start = time.thread_time()
 
         refusal = refused(bomb, replace(command(PLAIN), transfer_syntax_uid=str(DeflatedExplicitVRLittleEndian)))
 
         assert refusal.status == Status.OUT_OF_RESOURCES
         assert "exceeds limit" in str(refusal)
-        assert time.process_time() - start < 2.0
+        assert time.thread_time() - start < 10.0
 
     @pytest.mark.parametrize("cut", [1, 100, -1], ids=["one byte", "100 bytes", "all but one"])
     def test_cut_off_deflate_stream_is_not_understood(self, cut: int) -> None:
@@ -417,7 +417,7 @@ SAMPLES = {
 
 class TestHostileBytes:
     @given(st.binary(max_size=600), st.sampled_from(SYNTAXES))
-    @settings(max_examples=300, deadline=500, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=300)
     def test_random_bytes_are_refused(self, data: bytes, syntax: str) -> None:
         with pytest.raises(Refused):
             examine(data, replace(command(PLAIN), transfer_syntax_uid=str(syntax)))
@@ -428,7 +428,7 @@ class TestHostileBytes:
         st.lists(st.tuples(st.integers(0, 1500), st.binary(min_size=1, max_size=6)), min_size=1, max_size=6),
         st.integers(0, 4000),
     )
-    @settings(max_examples=600, deadline=500, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=600)
     def test_damaged_objects_give_facts_or_a_refusal(self, syntax: str, damages: list[tuple[int, bytes]], cut: int) -> None:
         data = bytearray(SAMPLES[str(syntax)])
         for position, damage in damages:

@@ -24,8 +24,9 @@ from storage.database import Database
 from storage.models import Association, Instance
 from storage.spool import Spool
 from tests import studies
-from tests.network import CALLED, CALLING, Wire, free_port, wait_until
+from tests.network import CALLED, CALLING, Wire, wait_until
 from tests.studies import Plan
+from tests.waiting import free_port
 
 pytestmark = pytest.mark.feature("R12")
 
@@ -83,7 +84,7 @@ def test_two_listeners_serve_one_study_without_losing_any_of_it(database_url: st
 
 @pytest.mark.slow
 def test_each_listener_has_its_share_of_the_limits(sqlite_url: str, tmp_path: Path) -> None:
-    receive = Receive(listeners=2, maximum_associations=2, acse_timeout_s=3)
+    receive = Receive(listeners=2, maximum_associations=2, acse_timeout_s=10)
 
     with two_listeners(sqlite_url, tmp_path, receive) as (listeners, port):
         wires = [Wire(port) for _ in range(3)]

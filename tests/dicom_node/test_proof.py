@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.feature("V2")
 
-FAST = {"retry_after_s": 0.001, "report_wait_s": 5.0}
+FAST = {"retry_after_s": 0.001, "report_wait_s": 30.0}
 ON_LOOPBACK = [{"ae_title": name, "addresses": ["127.0.0.1"]} for name in ("ARCHIVE", "ORTHANC")]
 
 
@@ -72,7 +72,7 @@ def test_a_report_on_the_same_association_commits(tmp_path: Path, database: Data
     until_idle(where, archive.destination(proof="commitment"))
 
     assert state(where, number) == (DeliveryState.COMMITTED, None)
-    assert archive.answers == [0x0000]
+    wait_until("the report is answered", lambda: archive.answers == [0x0000], 20)
     [request] = archive.requests
     assert request.TransactionUID == requests(where)[0].transaction_uid
     assert len(request.ReferencedSOPSequence) == 2

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from dicom_node.reconcile_view import day_named
 from dicom_node.workflow import Site, utc_now
@@ -41,7 +41,7 @@ def test_a_day_that_adds_up_and_one_that_does_not(tmp_path: Path, sqlite_databas
     waiting(where, results(1))
     with where.database.write() as session:
         session.execute(update(Study).values(state="SETTLED", settled_at=utc_now()))
-    today = utc_now().date().isoformat()
+        today = session.scalars(select(Study.first_received_at)).one().date().isoformat()
 
     before = fovea(tmp_path, where, today, "--json")
     with running(Archive()) as archive:

@@ -17,9 +17,10 @@ from dicom_node.scu import Meaning, SendError, Sent
 from dicom_node.settings import Destination
 from dicom_node.simulator import Behaviour, SimulatedPacs
 from tests import studies
-from tests.network import EXPLICIT, IMPLICIT, free_port, wait_until
+from tests.network import EXPLICIT, IMPLICIT, wait_until
 from tests.peers import program
 from tests.studies import Plan
+from tests.waiting import free_port
 
 pytestmark = pytest.mark.feature("V1")
 
@@ -196,7 +197,7 @@ def test_pacs_that_never_answers_is_given_up_in_time(pacs: SimulatedPacs, items:
     assert not answers
     assert error is not None
     assert not error.permanent
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_unreadable_file_does_not_keep_the_others(pacs: SimulatedPacs, items: list[scu.FileToSend], tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", script, spool.root], cwd=Path(__file__).parents[2])
     living = ready.take()
-    wait_until("all files are made", lambda: len(list(spool.files(Area.INSTANCES))) > 2 * AT_ONCE, 20)
+    wait_until("all files are made", lambda: len(list(spool.files(Area.INSTANCES))) >= 3 * AT_ONCE, 20)
     living.write(b"half")
 
     with database.read() as session:

@@ -329,7 +329,7 @@ def test_sealing_goes_on_while_events_are_written(database: Database) -> None:
 
     def keep_sealing() -> None:
         try:
-            while not finished.is_set():
+            while not finished.wait(0.01):
                 with database.write() as session:
                     seal.seal(session, at=at())
         except BaseException as error:
@@ -387,7 +387,7 @@ def test_a_hundred_thousand_events_are_verified_in_seconds(database: Database) -
     took_s = time.process_time() - began
 
     assert found == []
-    assert took_s < 20
+    assert took_s < 60
 
 
 def test_study_fills_the_columns_an_audit_asks_for(database: Database) -> None:
