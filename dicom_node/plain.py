@@ -91,7 +91,10 @@ class PlainStore:
         if request.sop_class_uid != context.abstract_syntax:
             incoming.refuse(Refused.other_class())
         incoming.write(data)
-        return incoming.finish()
+        try:
+            return incoming.finish()
+        finally:
+            association.dul._idle_timer.restart()  # the peer's silence begins with our answer, which may have taken long
 
 
 class _Fragments:

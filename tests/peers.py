@@ -342,7 +342,7 @@ class Sender:
     """Pause after each image."""
     acknowledged: set[str] = field(default_factory=set)
     refused: dict[str, int] = field(default_factory=dict)
-    """SOP Instance UID to the status that was not Success."""
+    """SOP Instance UID to the status that was not Success, until it is."""
 
     def send(self, datasets: Sequence[Dataset]) -> bool:
         """Send what is not acknowledged yet, one association; False where it could not be opened or broke."""
@@ -363,6 +363,7 @@ class Sender:
             status = answer.get("Status") if answer else None
             if status == 0x0000:
                 self.acknowledged.add(str(dataset.SOPInstanceUID))
+                self.refused.pop(str(dataset.SOPInstanceUID), None)
             elif status is not None:
                 self.refused[str(dataset.SOPInstanceUID)] = int(status)
             else:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 POLL_S = 0.1
-_PORTS = itertools.count(12_000 + 8_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 16_000 + os.getpid() % 600 * 10)
+_PORTS = itertools.count(12_000 + 3_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 18_000 + os.getpid() % 250 * 10)
 """Below the range that systems take ports of connections from: nobody gets one by chance between looking and listening."""
 
 

@@ -11,8 +11,8 @@ import pytest
 from tests.node import Node, RuleText, Target, running
 from tests.peers import MoodyPacs, Orthanc, running_orthanc
 
-SETTLE_AFTER_S = 1.5
-"""Orthanc routes instance by instance, each over an association of its own; on a busy machine a second may pass between two."""
+SETTLE_AFTER_S = 4.0
+"""Orthanc routes instance by instance, each over an association of its own; on a busy machine seconds may pass between two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tests.node import Node, RuleText, Target, current_reports, running
 from tests.peers import Orthanc, running_orthanc
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.peer]
+pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.feature("C4")

@@ -34,7 +34,7 @@ THREADS = 2
 
 IDENTITY = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyInstanceUID")
 
-pytestmark = [pytest.mark.slow, pytest.mark.peer]
+pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="session")

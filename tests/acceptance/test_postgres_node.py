@@ -12,7 +12,7 @@ from tests.acceptance.patients import one_case
 from tests.node import Node, RuleText, Target, running
 from tests.peers import Orthanc, running_orthanc
 
-pytestmark = [pytest.mark.slow, pytest.mark.peer]
+pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.feature("C6")

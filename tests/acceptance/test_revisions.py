@@ -16,7 +16,7 @@ from tests.node import current_reports
 from tests.studies import Plan
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.peer]
+pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.feature("E6")

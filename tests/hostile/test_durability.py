@@ -274,8 +274,10 @@ def orphan_of(node: Listening, kept: Dataset, lost: Dataset) -> Path:
 
 
 def test_f27_locked_database_is_out_of_resources_and_recovers(receive_path: str, tmp_path: Path) -> None:
+    """On one association: it counts the peer's silence from the answer on, however long that took."""
     one = small("F27")[0]
-    with listening(tmp_path, receive_path) as node, Wire(node.port, timeout_s=60) as wire:
+    patience = {"network_timeout_s": 5.0}  # shorter than the wait for the lock
+    with listening(tmp_path, receive_path, patience) as node, Wire(node.port, timeout_s=60) as wire:
         assert wire.associate()[0] == 2
         other = sqlite3.connect(node.node.spool.parent / "fovea.sqlite", isolation_level=None)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from tests.peers import program
 
 WIDTH, HEIGHT = 1200, 800
+MOMENT_S = 0.2
 ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",
@@ -50,6 +52,15 @@ def chromium() -> Iterator[webdriver.Chrome]:
         yield driver
     finally:
         driver.quit()
+
+
+def still_for_a_moment(driver: webdriver.Chrome, before: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """The picture where it is as before now and a moment later; else nothing."""
+    for pause_s in (0.0, MOMENT_S):
+        threading.Event().wait(pause_s)
+        if not np.array_equal(before, picture(driver)):
+            return []
+    return [before]
 
 
 def picture(driver: webdriver.Chrome) -> NDArray[np.uint8]:

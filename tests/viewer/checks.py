@@ -26,10 +26,10 @@ COLOUR_TOLERANCE = 8
 """Levels of 255, for the way to CIELab in 16 bits and back."""
 VALUE_TOLERANCE = 1e-4
 """Of the score; floats hold it to 4e-7."""
-HIGH_SCORE, LOW_SCORE = 3.0, 0.4
+HIGH_SCORE, LOW_SCORE = 3.0, 0.3
 """From where on a map must be coloured in a viewer, and up to where it must not."""
 COLOURED_BY_MAP = 50
-"""As COLOURED, for maps: a score of 0.4 tints by about 33, one of 3 by more than 100."""
+"""As COLOURED, for maps: a score of 0.4 tints by about 33, a lower one less, one of 3 by more than 100."""
 
 
 class Fault(StrEnum):

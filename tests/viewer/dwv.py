@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from selenium.webdriver import Chrome
 
-from tests.viewer.browser import picture
+from tests.viewer.browser import picture, still_for_a_moment
 from tests.waiting import wait_until
 
 WAIT_S = 240.0
@@ -68,5 +68,4 @@ class Dwv:
     def _still_picture(self) -> list[NDArray[np.uint8]]:
         before = picture(self.driver)
         self.driver.execute_async_script("requestAnimationFrame(arguments[0])")
-        after = picture(self.driver)
-        return [after] if np.array_equal(before, after) else []
+        return still_for_a_moment(self.driver, before)

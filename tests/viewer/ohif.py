@@ -19,11 +19,13 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from tests.viewer.browser import picture
+from tests.viewer.browser import picture, still_for_a_moment
 from tests.waiting import wait_until
 
 WAIT_S = 240.0
 CLICK_S = 15.0
+LETTERS = 1000
+"""Dark pixels on a white page with words on it."""
 SERIES_WITHOUT_PICTURE = "[data-cy='study-browser-thumbnail-no-image']"
 ACCEPT = "[data-cy='yes-hydrate-btn']"
 MARKER = ".left-mid.orientation-marker"
@@ -148,6 +150,12 @@ class Screen:
         return mask
 
 
+def letters_on_paper(seen: NDArray[np.uint8]) -> int:
+    """Dark pixels in those rows of the picture[row, column, RGB] that hold white."""
+    page = seen[seen.min(axis=-1).max(axis=1) > 250]
+    return int(np.count_nonzero(page.max(axis=-1) < 60))
+
+
 class Ohif:
     """The viewer at that address."""
 
@@ -217,7 +225,7 @@ class Ohif:
 
     def counts(self) -> dict[str, dict[int, int]]:
         """By name of the image and by segment the number of voxels in the viewer's memory."""
-        counts = json.loads(self.driver.execute_script(COUNTS))
+        counts = json.loads(self._wait("the masks are in memory", lambda: self.driver.execute_script(COUNTS)))
         return {name: {int(segment): count for segment, count in found.items()} for name, found in counts.items()}
 
     def map_values(self, points_lps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -226,7 +234,7 @@ class Ohif:
 
     def colours(self) -> dict[int, tuple[int, int, int]]:
         """By segment the colour that the viewer has taken from the segmentation."""
-        colours = json.loads(self.driver.execute_script(COLOURS))
+        colours = json.loads(self._wait("the colours are known", lambda: self.driver.execute_script(COLOURS)))
         return {int(segment): (int(colour[0]), int(colour[1]), int(colour[2])) for segment, colour in colours.items()}
 
     def show(self, image: str) -> Screen:
@@ -251,13 +259,14 @@ class Ohif:
         return picture(self.driver)
 
     def look_at_paper(self) -> NDArray[np.uint8]:
-        """What the window shows once a fifth of it is white; picture[row, column, RGB]."""
+        """What the window shows once a fifth of it is white and has letters on it; picture[row, column, RGB]."""
 
         def written() -> list[NDArray[np.uint8]]:
             seen = picture(self.driver)
-            return [seen] if np.mean(seen.min(axis=-1) > 250) > 0.2 else []
+            is_white = np.mean(seen.min(axis=-1) > 250) > 0.2
+            return [seen] if is_white and letters_on_paper(seen) > LETTERS else []
 
-        (seen,) = self._wait("the document is white", written)
+        (seen,) = self._wait("letters stand on the white paper", written)
         return np.asarray(seen)
 
     def left_marker(self) -> str:
@@ -293,6 +302,11 @@ class Ohif:
         """The lines of text beside them."""
         return list(self.driver.execute_script(LABELS))
 
+    def told(self, line: str) -> list[str]:
+        """The lines of text beside the drawings, once this one is among them."""
+        found: list[str] = self._wait(f"{line!r} is written", lambda: [self.labels()] if line in self.labels() else [])[0]
+        return found
+
     def _open_series(self, modality: str) -> None:
         """Double-click it in the series list, again where a busy viewer has taken no note of that."""
 
@@ -319,8 +333,7 @@ class Ohif:
     def _still_picture(self) -> list[NDArray[np.uint8]]:
         before = picture(self.driver)
         self.driver.execute_async_script(f"{VIEWPORT} viewport.render(); requestAnimationFrame(arguments[0]);")
-        after = picture(self.driver)
-        return [after] if np.array_equal(before, after) else []
+        return still_for_a_moment(self.driver, before)
 
     def _wait(self, what: str, condition: Callable[[], Any]) -> Any:
         """Wait for a condition of a page that draws itself anew meanwhile."""

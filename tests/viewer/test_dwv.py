@@ -15,7 +15,7 @@ from tests.viewer.checks import Fault, Samples
 from tests.viewer.conftest import Stage
 from tests.viewer.dwv import Dwv
 
-pytestmark = [pytest.mark.slow, pytest.mark.peer]
+pytestmark = [pytest.mark.slow, pytest.mark.peer, pytest.mark.timeout(1200)]
 
 Keep = Callable[[str, NDArray[np.uint8]], None]
 
