@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from monai.networks.layers import median_filter
 from torch import Tensor
 
 from inference.samplers import Estimate
@@ -31,9 +32,10 @@ def unguided(x0_hat: Tensor, slices: Slices, level: float) -> Tensor:
 class ForwardResidual:
     """Mean squared residual of the guided estimates up to the level of greatest M_t; what lies below its threshold is 0.
 
-    The threshold of a slice is a quantile of its own map: from `fewest` of the brain's pixels marked where M_t stays near 0 up
-    to `most` where it reaches `full`. A slice whose two error curves over the levels are `alike` (their cosine) has no map. What
-    the numbers must be is known from slices with one label each; no marked pixel is needed.
+    The map is smoothed by a median first, and the threshold of a slice is a quantile of that map (the authors' code takes it
+    before they smooth, which leaves nothing of a map with fine grain): from `fewest` of the brain's pixels marked where M_t
+    stays near 0 up to `most` where it reaches `full`. A slice whose two error curves over the levels are `alike` (their cosine)
+    has no map. What the numbers must be is known from slices with one label each; no marked pixel is needed.
     """
 
     full: float
@@ -42,6 +44,8 @@ class ForwardResidual:
     """Cosine of the error curves above which a slice counts as healthy; 1 lets every slice have its map."""
     fewest: float = 0.02
     most: float = 0.10
+    median: int = 5
+    """Side of the filter, in pixels."""
 
     def score(self, slices: Slices, stream: Iterable[Estimate]) -> Scored:
         """The signed map, the guided estimate at the level of greatest M_t, and the spread of the guided estimates."""
@@ -58,8 +62,10 @@ class ForwardResidual:
             healthy = torch.where(further, guided, healthy)
             curves.add(_mean_square(slices.image - guided, slices), _mean_square(slices.image - plain, slices))
         share = self.fewest + (self.most - self.fewest) * (best / self.full).clamp(0, 1)
-        kept = (raw.abs() >= _quantiles(raw.abs(), slices.brain, 1 - share)) & (curves.cosine() <= self.alike)
-        return Scored(raw * kept * slices.brain, healthy, spread.deviation())
+        smooth = median_filter(raw, kernel_size=(self.median, self.median), spatial_dims=2)
+        threshold = _quantiles(smooth.abs(), slices.brain, 1 - share)
+        kept = (smooth.abs() >= threshold) & (curves.cosine() <= self.alike)
+        return Scored(smooth * kept * slices.brain, healthy, spread.deviation())
 
 
 class _Curves:

@@ -23,7 +23,7 @@ from inference.recipes import RECIPES
 from inference.recipes.patchddm import CROP, VOLUME_UNET
 from inference.recipes.recipe import GridPlan, Recipe
 from inference.recipes.trainings import HEALTHY, NULL, SICK
-from inference.samplers import Ensemble, OneShot
+from inference.samplers import Ensemble, Estimate, OneShot
 from inference.schedules import LINEAR
 from inference.scorers import Scored
 from inference.slices import Network
@@ -103,6 +103,23 @@ def test_the_forward_process_finds_the_lesion_and_leaves_a_healthy_slice_alone(s
     gated = scored(replace(RECIPES["anofpdm"], scorer=scorer), images, seed, noise=TwoClasses(lesion))
     assert gated.raw[0].any()
     assert not gated.raw[1].any()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fine_grain_in_the_guided_estimates_does_not_hide_the_lesion(seed: int) -> None:
+    """A median after the cut would leave nothing: the largest residuals are single pixels of grain."""
+    lesion, grain = disc(seed, radius=3.0), torch.Generator().manual_seed(seed)
+    slices = shown(tissue(seed) + CONTRAST * lesion)
+    scorer = RECIPES["anofpdm"].scorer
+    assert isinstance(scorer, ForwardResidual)
+
+    def estimate(level: float) -> Estimate:
+        guided = tissue(seed) + 0.6 * CONTRAST * torch.randn(1, 1, SIZE, SIZE, generator=grain)
+        return Estimate(level, torch.cat([guided, slices.image], dim=1))
+
+    found = scorer.score(slices, [estimate(level) for level in (0.1, 0.3, 0.5)])
+
+    assert average_precision(found.raw[0, 0].abs().numpy(), lesion[0, 0].numpy() > 0) > 0.4
 
 
 @pytest.mark.parametrize("seed", SEEDS)
