@@ -207,18 +207,18 @@ class CommitmentScp:
     # ------------------------------------------------------------------------------------------- reporting
 
     def _run(self) -> None:
-        while True:
+        owed = None
+        while not self._stopping:
             try:
                 owed, association = self._next()
-                if self._stopping:
-                    self._let_go(owed)
-                    return
-                if owed is not None:
+                if owed is not None and not self._stopping:
                     self._report(owed, association)
+                    owed = None
             except DatabaseBusy as error:
                 log.warning("commitment report put off: database busy", error=str(error))
             except Exception as error:  # the loop's rim: one report must not end all others
                 log.exception("commitment report failed", error=type(error).__name__)
+        self._let_go(owed)
 
     def _next(self) -> tuple[_Owed | None, Any]:
         """What is to be reported now, with the association it was asked on; (None, None) where nothing is."""
@@ -226,24 +226,28 @@ class CommitmentScp:
             wait_s = min(LOOK_S, max(0.0, self._fresh[0][0] - time.monotonic())) if self._fresh else LOOK_S
             if not self._stopping:
                 self._wake.wait(wait_s)
+            if self._stopping:
+                return None, None
             if self._fresh and self._fresh[0][0] <= time.monotonic():
                 _, _, owed, association = heapq.heappop(self._fresh)
                 return owed, association
-            if self._stopping:
-                return None, None
         with self._database.write() as session:
             pledge = pledges.claim_due(session, hold_s=HOLD_S, at=self._now())
             return (None if pledge is None else _Owed.of(pledge)), None
 
     def _let_go(self, claimed: _Owed | None) -> None:
-        """Leave what was taken and not begun to the next start."""
+        """Leave what was taken and not reported to the next start; where the database is away, once its hold is over."""
         with self._wake:
             held = [owed.pledge_id for _, _, owed, _ in self._fresh]
         if claimed is not None:
             held.append(claimed.pledge_id)
-        if held:
+        if not held:
+            return
+        try:
             with self._database.write() as session:
                 pledges.let_go(session, held, at=self._now())
+        except DatabaseBusy as error:
+            log.warning("commitment requests stay held: database busy", requests=len(held), error=str(error))
 
     def _report(self, owed: _Owed, association: Any) -> None:
         if owed.is_duplicate:

@@ -1,4 +1,4 @@
-"""C-STORE over pynetdicom's public events alone: the reference for `dicom_node.dimse`, and what to fall back to.
+"""C-STORE over pynetdicom's public events and one of its timers: the reference for `dicom_node.dimse`, and what to fall back to.
 
 `EVT_C_STORE` brings regular requests once they are whole in memory. Two further events close what pynetdicom leaves open:
 `EVT_PDU_RECV` bounds what a message may hold, and `EVT_DIMSE_RECV` answers the requests that never reach a handler (no SOP

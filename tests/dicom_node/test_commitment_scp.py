@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,28 @@ def test_a_request_of_the_last_moment_is_reported_right_after_the_next_start(
     with node(sqlite_database, spool, modality) as running:
         wait_until(lambda: [one.state for one in running.rows(Pledge)] == ["REPORTED"])
     assert modality.report() == (1, set(uids), {})
+
+
+@pytest.mark.slow
+def test_a_locked_database_does_not_keep_the_node_from_stopping(
+    sqlite_database: Database, sqlite_url: str, spool: Spool, modality: Requestor, tmp_path: Path
+) -> None:
+    """With five requests that are held for their associations: one wait for the lock, not one for each; their rows stay."""
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    patient = TIME_TO_RELEASE.model_copy(update={"commitment_settle_s": 8.0})
+    with ExitStack() as stack:
+        running = stack.enter_context(node(sqlite_database, spool, modality, receive=patient))
+        uids = stored(running, tmp_path / "images")
+        for _ in range(5):
+            modality.ask(running.port, dict.fromkeys(uids, MR), transaction())
+        other.execute("BEGIN IMMEDIATE")
+        stopping = threading.Thread(target=stack.pop_all().close)
+        stopping.start()
+        stopping.join(45)
+        other.close()
+
+        assert not stopping.is_alive()
+    assert [one.state for one in running.rows(Pledge)] == ["OPEN"] * 5
 
 
 @pytest.mark.slow

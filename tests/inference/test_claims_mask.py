@@ -107,7 +107,7 @@ def test_the_forward_process_finds_the_lesion_and_leaves_a_healthy_slice_alone(s
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_fine_grain_in_the_guided_estimates_does_not_hide_the_lesion(seed: int) -> None:
-    """A median after the cut would leave nothing: the largest residuals are single pixels of grain."""
+    """The largest residuals are single pixels of grain: cut first, a median leaves little of the map."""
     lesion, grain = disc(seed, radius=3.0), torch.Generator().manual_seed(seed)
     slices = shown(tissue(seed) + CONTRAST * lesion)
     scorer = RECIPES["anofpdm"].scorer
@@ -119,7 +119,7 @@ def test_fine_grain_in_the_guided_estimates_does_not_hide_the_lesion(seed: int) 
 
     found = scorer.score(slices, [estimate(level) for level in (0.1, 0.3, 0.5)])
 
-    assert average_precision(found.raw[0, 0].abs().numpy(), lesion[0, 0].numpy() > 0) > 0.4
+    assert average_precision(found.raw[0, 0].abs().numpy(), lesion[0, 0].numpy() > 0) > 0.65
 
 
 @pytest.mark.parametrize("seed", SEEDS)
